@@ -49,15 +49,19 @@ export interface InvalidatedMessage extends About { type: 'invalidated'; runs: V
 export interface RebuildMessage extends About { type: 'rebuild'; first: number; count: number }
 /** member -> new home. records: [first, count, held, version, unacked] flattened. */
 export interface HoldingsMessage extends About { type: 'holdings'; first: number; count: number; records: number[]; done: boolean }
-/** leaving home -> new home. records: [first, count, state, owner member id, version, content, copies index] flattened; copies: lists of member ids. */
-export interface HandoverMessage extends About { type: 'handover'; records: number[]; copies: MemberId[][]; done: boolean }
-export interface HandoverAckMessage extends About { type: 'handover-ack'; done: boolean }
+/** leaving home -> new home, about the slice that begins at page `first`. records: [first, count, state, owner member id, version, content, copies index] flattened; copies: lists of member ids. */
+export interface HandoverMessage extends About { type: 'handover'; first: number; records: number[]; copies: MemberId[][]; done: boolean }
+export interface HandoverAckMessage extends About { type: 'handover-ack'; first: number; done: boolean }
 /** home -> everybody: these pages [first, count, ...] are lost since `member` died in `epoch`; or are usable again. */
 export interface LostMessage extends About { type: 'lost'; runs: number[]; member: MemberId; epoch: number }
 export interface FoundMessage extends About { type: 'found'; runs: number[] }
 
 // ---- questions to a home, with one answer each (cold) ---------------------------------------------------------------
-/** op: 'restore' (payload: the pages), 'discard', 'inspect', 'wait', 'wait-cancel', 'notify', 'probe'. */
+/**
+ * op and args: 'wait' [offset, expected], 'wait-cancel' [id, page], 'notify' [offset, count], 'restore' [first, count]
+ * (payload: the pages), 'discard' [offset, length], 'inspect' [page], 'settled' [page] (answered when the home serves
+ * and has fetched what it rebuilt), 'losses' [], 'probe' [page] (are you there, and is my request for it queued?).
+ */
 export interface AskMessage extends About { type: 'ask'; id: number; op: string; args: number[] }
 /** Answer to ask, or to a call of the registry. */
 export interface ReplyMessage { type: 'reply'; id: number; value?: unknown; error?: WireError }

@@ -1,0 +1,307 @@
+/**
+ * Homes that change: a leaving home hands its directory and bytes to the next one; the next one of a home that died
+ * asks all members what they hold, and declares lost what nobody has.
+ */
+import type { HandoverMessage, HoldingsMessage, MemberId, RebuildMessage, RegionInfo, Segment, Slice } from './messages.js';
+import { Access, Content, DirState, DIRECTORY_RECORD, Held, HOLDING_RECORD, type Network, type RegionMemory, type Timers } from './ports.js';
+import { appendBytes } from './outbox.js';
+import type { Home, Service } from './home.js';
+import type { Member } from './member.js';
+import type { View } from './view.js';
+import { appendPage, type RangeMap } from './ranges.js';
+import type { Loss } from './home.js';
+
+/** What is known of one page whose home comes here. holders: members with a valid copy; handed: the last home said so, and sent the bytes that it had. */
+interface Known { state: number; owner: MemberId; version: number; holders: MemberId[]; handed: boolean }
+
+interface Incoming {
+  service: Service;
+  slice: Slice;
+  known: Map<number, Known>;
+  /** Members that have not said yet what they hold (rebuild). */
+  awaited: Set<MemberId>;
+  /** The last home has said all that there is. */
+  handedOver: boolean;
+}
+
+interface Outgoing { service: Service; to: MemberId; generation: number; batches: Generator<Batch>; done: (() => void)[] }
+interface Batch { records: number[]; copies: MemberId[][]; payload: Uint8Array | undefined }
+
+/** Bytes of pages in one handover message. */
+const BATCH_BYTES = 1 << 20;
+/** µs between looks at a page that could not be closed yet. */
+const CLOSE_AGAIN = 200;
+
+export class Moves {
+  private readonly incoming = new Map<number, Incoming>();
+  private readonly outgoing = new Map<number, Outgoing>();
+  /** Who waits for handovers whose receiver died. */
+  private readonly stranded = new Map<number, (() => void)[]>();
+
+  constructor(
+    private readonly info: RegionInfo,
+    private readonly memory: RegionMemory,
+    private readonly network: Network,
+    private readonly timers: Timers,
+    private readonly view: View,
+    private readonly home: Home,
+    private readonly member: Member,
+    private readonly losses: RangeMap<Loss>,
+  ) {}
+
+  /** A region's first slices: whoever is their home has them, all zero. */
+  adopt(slice: Slice): void {
+    const { extentPages } = this.info;
+    this.memory.setHomed(slice.first / extentPages, Math.ceil(slice.count / extentPages), true, false);
+    this.home.services.push({ first: slice.first, count: slice.count, generation: slice.generation, status: 'open', waiting: [], drained: null });
+  }
+
+  /** The slice's home is this member from now on: from a leaving one, or instead of a dead one. */
+  take(slice: Slice): void {
+    const service: Service = { first: slice.first, count: slice.count, generation: slice.generation, status: 'receiving', waiting: [], drained: null };
+    const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
+    if (before >= 0) this.home.services.splice(before, 1);
+    this.home.services.push(service);
+    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), handedOver: false };
+    this.incoming.set(slice.first, incoming);
+    if (slice.from === 0 || !this.view.has(slice.from)) this.rebuild(incoming);
+  }
+
+  memberGone(member: MemberId): void {
+    for (const incoming of [...this.incoming.values()]) {
+      if (incoming.service.status === 'receiving' && incoming.slice.from === member) this.rebuild(incoming, member);
+      else if (incoming.awaited.delete(member)) this.checkComplete(incoming);
+    }
+    for (const [first, outgoing] of [...this.outgoing]) {
+      if (outgoing.to !== member) continue;
+      // The receiver is gone; the next one asks by a rebuild.
+      this.outgoing.delete(first);
+      this.stranded.set(first, outgoing.done);
+    }
+  }
+
+  // ---- handing over -------------------------------------------------------------------------------------------------
+
+  /** The service is drained and its grants have arrived: its pages go to the slice's new home. */
+  handOver(service: Service, to: MemberId, generation: number, done: () => void): void {
+    const running = this.outgoing.get(service.first);
+    if (running !== undefined && running.to === to && running.generation === generation) {
+      running.done.push(done);
+      return;
+    }
+    const waiting = running?.done ?? this.stranded.get(service.first) ?? [];
+    this.stranded.delete(service.first);
+    this.memory.closeGate(() => {
+      this.closeOwn(service, () => {
+        this.memory.openGate();
+        const outgoing: Outgoing = { service, to, generation, batches: this.batches(service), done: [...waiting, done] };
+        this.outgoing.set(service.first, outgoing);
+        this.sendNext(outgoing);
+      });
+    });
+  }
+
+  handoverAck(from: MemberId, first: number, generation: number, done: boolean): void {
+    const outgoing = [...this.outgoing.values()].find((candidate) => candidate.to === from && candidate.generation === generation && candidate.service.first === first);
+    if (outgoing === undefined) return;
+    if (!done) return this.sendNext(outgoing);
+    this.outgoing.delete(outgoing.service.first);
+    outgoing.service.status = 'handed';
+    for (const done of outgoing.done) done();
+  }
+
+  received(from: MemberId, slice: Slice, message: HandoverMessage, payload: Uint8Array | undefined): void {
+    const incoming = this.incoming.get(slice.first);
+    if (incoming === undefined || incoming.service.generation !== message.generation) return;
+    const { pageSize } = this.memory;
+    let used = 0;
+    for (let i = 0; i < message.records.length; i += 7) {
+      const [first, count, state, owner, version, content, copies] = message.records.slice(i, i + 7);
+      if (content === Content.Bytes) {
+        this.memory.writePages(first, count, payload!, used);
+        used += count * pageSize;
+      } else if (content === Content.Zero && state === DirState.Idle && !message.copies[copies].includes(this.network.self)) {
+        this.memory.zero(first * pageSize, count * pageSize);
+      }
+      for (let page = first; page < first + count; page++) {
+        incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
+        if (state === DirState.Lost) this.losses.get(page) ?? this.losses.set(page, 1, { member: owner, epoch: this.view.epoch });
+      }
+    }
+    this.network.send(from, { type: 'handover-ack', region: this.info.id, generation: message.generation, first: slice.first, done: message.done });
+    if (!message.done) return;
+    incoming.handedOver = true;
+    if (incoming.service.status === 'receiving') this.complete(incoming);
+  }
+
+  private sendNext(outgoing: Outgoing): void {
+    const { value, done } = outgoing.batches.next();
+    const batch = done || value === undefined ? { records: [], copies: [], payload: undefined } : value;
+    this.network.send(outgoing.to, { type: 'handover', region: this.info.id, generation: outgoing.generation, records: batch.records, copies: batch.copies, first: outgoing.service.first, done: done ?? false }, batch.payload);
+  }
+
+  /** This member's own copies of the pages that it homes are closed; the views are frozen, so nothing opens them again. */
+  private closeOwn(service: Service, done: () => void): void {
+    let deferred = 0;
+    for (const records of this.member.holdings(service.first, service.count)) {
+      for (let i = 0; i < records.length; i += HOLDING_RECORD) {
+        const out = new Uint8Array(records[i + 1]);
+        deferred += this.memory.downgrade(records[i], records[i + 1], false, out);
+      }
+    }
+    if (deferred === 0) done();
+    else this.timers.after(CLOSE_AGAIN, () => this.closeOwn(service, done));
+  }
+
+  private *batches(service: Service): Generator<Batch> {
+    const { pageSize } = this.memory;
+    const most = Math.max(1, Math.floor(BATCH_BYTES / pageSize));
+    const words = new Float64Array(256 * DIRECTORY_RECORD);
+    let batch: Batch & { payload: Uint8Array | undefined } = { records: [], copies: [], payload: undefined };
+    let room = most;
+    let buffer = this.memory.allocate(most * pageSize);
+    let used = 0;
+    const finish = (): Batch => {
+      const full = { ...batch, payload: used > 0 ? buffer.subarray(0, used) : undefined };
+      batch = { records: [], copies: [], payload: undefined };
+      buffer = this.memory.allocate(most * pageSize);
+      room = most;
+      used = 0;
+      return full;
+    };
+    const end = service.first + service.count;
+    for (let page = service.first; page < end; ) {
+      const [found, next] = this.memory.directoryRecords(page, end - page, words);
+      page = next;
+      for (let i = 0; i < found; i++) {
+        const [start, length, state, owner, version, low, high] = words.slice(i * DIRECTORY_RECORD, (i + 1) * DIRECTORY_RECORD);
+        for (let first = start; first < start + length; ) {
+          const count = Math.min(start + length - first, room);
+          const copies = batch.copies.push(this.view.copyset(low, high)) - 1;
+          const holder = state === DirState.Exclusive ? (this.view.atSlot(owner) ?? 0) : state === DirState.Lost ? this.home.lossOf(first).member : 0;
+          if (state === DirState.Idle) {
+            const segments: Segment[] = [];
+            used = appendBytes(this.memory, { first, count, version, grant: Held.Shared, content: Content.Bytes }, buffer, used, segments);
+            for (const segment of segments) batch.records.push(segment.first, segment.count, state, holder, version, segment.content, copies);
+          } else {
+            batch.records.push(first, count, state, holder, version, Content.Same, copies);
+          }
+          first += count;
+          room -= count;
+          if (room === 0) yield finish();
+        }
+      }
+    }
+    if (batch.records.length > 0) yield finish();
+  }
+
+  // ---- rebuilding ---------------------------------------------------------------------------------------------------
+
+  /** A new home asks what this member holds. */
+  answerRebuild(from: MemberId, message: RebuildMessage): void {
+    const answer = (records: number[], done: boolean): void =>
+      this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
+    this.member.forgetUnacknowledged(message.first, message.count);
+    const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status === 'draining');
+    if (service !== undefined) return this.handOver(service, from, message.generation, () => answer([], true));
+    for (const records of this.member.holdings(message.first, message.count)) answer(records, false);
+    answer([], true);
+  }
+
+  holdings(from: MemberId, message: HoldingsMessage): void {
+    const incoming = this.incoming.get(message.first);
+    if (incoming === undefined || incoming.service.generation !== message.generation || !incoming.awaited.has(from)) return;
+    this.note(incoming, from, message.records);
+    if (!message.done) return;
+    incoming.awaited.delete(from);
+    this.checkComplete(incoming);
+  }
+
+  private rebuild(incoming: Incoming, died?: MemberId): void {
+    const { service, slice } = incoming;
+    service.status = 'rebuilding';
+    if (died !== undefined && slice.lostHome === 0) incoming.slice = { ...slice, lostHome: died };
+    incoming.awaited = new Set(this.view.others());
+    for (const records of this.member.holdings(service.first, service.count)) this.note(incoming, this.network.self, records);
+    for (const member of incoming.awaited) this.network.send(member, { type: 'rebuild', region: this.info.id, generation: service.generation, first: service.first, count: service.count });
+    this.checkComplete(incoming);
+  }
+
+  private note(incoming: Incoming, from: MemberId, records: number[]): void {
+    for (let i = 0; i < records.length; i += HOLDING_RECORD) {
+      const [first, count, held, version] = records.slice(i, i + 4);
+      if (held !== Held.Shared && held !== Held.Exclusive) continue;
+      for (let page = first; page < first + count; page++) {
+        const known = incoming.known.get(page);
+        if (known?.handed) continue;
+        if (held === Held.Exclusive) incoming.known.set(page, { state: DirState.Exclusive, owner: from, version, holders: [], handed: false });
+        else if (known === undefined || known.version < version) incoming.known.set(page, { state: DirState.Idle, owner: 0, version, holders: [from], handed: false });
+        else if (known.state === DirState.Idle && known.version === version) known.holders.push(from);
+      }
+    }
+  }
+
+  private checkComplete(incoming: Incoming): void {
+    if (incoming.service.status === 'rebuilding' && incoming.awaited.size === 0) this.complete(incoming);
+  }
+
+  /** Writes the directory and opens the service. Rebuilt, the bytes are where the copies are, and what nobody holds is lost. */
+  private complete(incoming: Incoming): void {
+    const { service, slice, known } = incoming;
+    const rebuilt = !incoming.handedOver;
+    const { extentPages } = this.info;
+    this.incoming.delete(slice.first);
+    this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), true, rebuilt);
+    const lost: [number, number][] = [];
+    const loss = { member: slice.lostHome, epoch: this.view.epoch };
+    const fetch: number[] = [];
+    for (const [page, { state, owner, version, holders, handed }] of known) {
+      if (state === DirState.Lost) this.memory.end(page, DirState.Lost, 0, version, 0, 0, false);
+      else if (state === DirState.Exclusive) this.setOwned(page, owner, version, [], lost);
+      else {
+        const here = holders.filter((member) => this.view.has(member) && member !== this.network.self);
+        const mine = handed || holders.includes(this.network.self);
+        if (mine) this.memory.end(page, DirState.Idle, 0, version, ...this.mask(here), false);
+        else if (this.setOwned(page, here[0] ?? 0, version, here.slice(1), lost)) fetch.push(page);
+      }
+    }
+    if (rebuilt) this.findUnknown(service, known, lost);
+    for (const [first, count] of lost) this.losses.set(first, count, loss);
+    if (lost.length > 0) this.home.announceLost(lost, loss);
+    for (const page of fetch) this.home.unfetched.add(page);
+    this.home.open(service);
+    for (const page of fetch) {
+      this.home.enqueue(page, { from: 0, access: Access.Read, held: 0, task: { run: () => undefined, lost: () => 'lost' } });
+    }
+  }
+
+  private setOwned(page: number, owner: MemberId, version: number, others: MemberId[], lost: [number, number][]): boolean {
+    if (owner === this.network.self) {
+      this.memory.end(page, DirState.Idle, 0, version, 0, 0, false);
+      return false;
+    }
+    if (!this.view.has(owner)) {
+      this.memory.end(page, DirState.Lost, 0, version, 0, 0, false);
+      appendPage(lost, page);
+      return false;
+    }
+    this.memory.end(page, DirState.Exclusive, this.view.slotOf(owner), version, ...this.mask(others), false);
+    return true;
+  }
+
+  /** Appends the stretches of the slice of which nobody said anything. */
+  private findUnknown(service: Service, known: Map<number, Known>, lost: [number, number][]): void {
+    const pages = [...known.keys()].sort((a, b) => a - b);
+    let next = service.first;
+    for (const page of [...pages, service.first + service.count]) {
+      if (page > next) lost.push([next, page - next]);
+      next = page + 1;
+    }
+  }
+
+  private mask(members: MemberId[]): [number, number] {
+    let mask: [number, number] = [0, 0];
+    for (const member of members) if (this.view.has(member)) mask = this.view.withSlot(this.view.slotOf(member), mask[0], mask[1]);
+    return mask;
+  }
+}

@@ -1,0 +1,277 @@
+/** The protocol of one region at one member: its home side, its member side, and what belongs to both. */
+import type { AskMessage, CoherenceMessage, Envelope, MemberId, RegionInfo, ReplyMessage, Slice } from './messages.js';
+import { type Network, type RegionEvents, type RegionMemory, type Timers } from './ports.js';
+import { Home, type Loss, type Service } from './home.js';
+import { Member } from './member.js';
+import { Moves } from './moves.js';
+import { Outbox } from './outbox.js';
+import { Placement } from './placement.js';
+import { Answers, lostError, Questions, type Reply } from './questions.js';
+import { RangeMap } from './ranges.js';
+import type { View } from './view.js';
+import { Wants } from './wants.js';
+
+export interface Traffic {
+  pagesIn: number; pagesOut: number; bytesIn: number; bytesOut: number;
+  invalidationsSent: number; invalidationsReceived: number; recallsSent: number; recallsReceived: number; requestsServed: number;
+}
+
+export class RegionProtocol {
+  readonly losses = new RangeMap<Loss>((a, b) => a.member === b.member && a.epoch === b.epoch);
+  readonly wants: Wants;
+  readonly questions: Questions;
+  private readonly placement: Placement;
+  private readonly outbox: Outbox;
+  private readonly home: Home;
+  private readonly member: Member;
+  private readonly answers: Answers;
+  private readonly moves: Moves;
+  private pagesOut = 0;
+  private bytesOut = 0;
+
+  constructor(
+    public info: RegionInfo,
+    private readonly memory: RegionMemory,
+    private readonly network: Network,
+    timers: Timers,
+    private readonly view: View,
+    private readonly events: RegionEvents,
+    nextId: () => number,
+  ) {
+    this.placement = new Placement(info);
+    this.outbox = new Outbox(info.id, memory, network, (pages, bytes) => {
+      this.pagesOut += pages;
+      this.bytesOut += bytes;
+    });
+    this.home = new Home(info, memory, network, timers, view, this.outbox, this.losses, events, {
+      granted: (page) => this.member.granted(page),
+      lost: (page, loss) => this.member.lost(page, loss),
+    });
+    this.member = new Member(info, memory, network, timers, this.placement, this.outbox, this.home, (page, loss) => this.wants.settled(page, loss));
+    this.wants = new Wants(memory, timers, network.self, (page, access) => this.member.claim(page, access), (page) => this.home.lossOf(page), () => this.flush());
+    this.answers = new Answers(info, memory, view, this.home, this.losses);
+    this.questions = new Questions(info, network, this.placement, nextId, (message, payload, reply) => this.ask(network.self, message, payload, reply));
+    this.moves = new Moves(info, memory, network, timers, view, this.home, this.member, this.losses);
+    for (const slice of info.slices) {
+      if (slice.home !== network.self) continue;
+      if (slice.from === 0 && slice.lostHome === 0) this.moves.adopt(slice);
+      else this.moves.take(slice);
+    }
+  }
+
+  // ---- events -------------------------------------------------------------------------------------------------------
+
+  fault(page: number, access: number, held: number): void {
+    this.member.fault(page, access, held);
+  }
+
+  free(page: number): void {
+    this.member.free(page);
+    this.home.free(page);
+  }
+
+  coalesce(page: number): void {
+    this.memory.coalesce(page);
+  }
+
+  message({ from, message: any, payload }: Envelope): void {
+    const message = any as CoherenceMessage;
+    switch (message.type) {
+      case 'request': return this.home.request(from, message.generation, message.access, message.first, message.count, message.held);
+      case 'data': if (this.fromHome(from, message.segments[0]?.first, message.generation)) this.member.data(message, payload); return;
+      case 'recall': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.recall(from, message); return;
+      case 'invalidate': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.invalidate(from, message); return;
+      case 'recalled': if (this.isServed(message.segments[0]?.first, message.generation)) this.home.recalled(from, message.generation, message, payload); return;
+      case 'give-back': return this.home.givenBack(from, message.generation, message, payload);
+      case 'invalidated': if (this.isServed(message.runs[0]?.first, message.generation)) this.home.invalidated(from, message); return;
+      // Whichever home says it: it has the bytes of that version.
+      case 'returned': for (const run of message.runs) this.member.returned(run.first, run.count, run.version); return;
+      case 'rebuild': return this.moves.answerRebuild(from, message);
+      case 'holdings': return this.moves.holdings(from, message);
+      case 'handover': return this.moves.received(from, this.placement.of(message.first), message, payload);
+      case 'handover-ack': return this.moves.handoverAck(from, message.first, message.generation, message.done);
+      case 'lost': return this.lost(message.runs, { member: message.member, epoch: message.epoch });
+      case 'found': return this.found(message.runs);
+      case 'ask': return this.ask(from, message, payload, (value, error) => this.network.send(from, { type: 'reply', id: message.id, value, error }));
+    }
+  }
+
+  reply(message: ReplyMessage): boolean {
+    return this.questions.reply(message);
+  }
+
+  /** Says all that this turn has to say. */
+  flush(): void {
+    this.member.flush();
+    this.outbox.flush();
+  }
+
+  // ---- the view and the homes ---------------------------------------------------------------------------------------
+
+  memberGone(member: MemberId, slot: number): void {
+    this.answers.memberGone(member);
+    this.home.memberGone(member, slot, this.view.epoch);
+    this.moves.memberGone(member);
+  }
+
+  /** The agreed slices, perhaps with new homes. */
+  update(info: RegionInfo): void {
+    const old = this.placement.slices;
+    this.info = info;
+    this.placement.slices = info.slices;
+    const changed: Slice[] = [];
+    for (const [index, slice] of info.slices.entries()) {
+      if (slice.generation === old[index].generation) continue;
+      changed.push(slice);
+      // The last home, if it was this member, is drained by leave().
+      if (slice.home === this.network.self) this.moves.take(slice);
+    }
+    for (const slice of changed) {
+      this.member.homesChanged(slice.first, slice.count);
+      this.questions.homesChanged(slice.first, slice.count);
+    }
+  }
+
+  /** Leaving, first step: nothing new is served; calls back when all that was begun has ended. The views are closed. */
+  drain(drained: () => void): void {
+    const services = this.home.services.filter((service) => service.status === 'open');
+    let left = services.length + 1;
+    const one = (): void => void (--left === 0 && drained());
+    for (const service of services) {
+      this.answers.forget(service.first, service.count);
+      this.home.drain(service, one);
+    }
+    one();
+  }
+
+  /** Is anything here that has to arrive before this member may leave? */
+  get isReceiving(): boolean {
+    return this.home.services.some((service) => service.status === 'receiving' || service.status === 'rebuilding') || this.home.unfetched.size > 0;
+  }
+
+  /** Leaving, second step (what was granted has arrived): directory and bytes to the new homes, owned pages to theirs. */
+  handOver(done: () => void): void {
+    const services = this.home.services.filter((service) => service.status === 'draining');
+    let left = services.length + 2;
+    const one = (): void => void (--left === 0 && done());
+    for (const service of services) {
+      const slice = this.placement.of(service.first);
+      if (slice.home === this.network.self) one();
+      else this.moves.handOver(service, slice.home, slice.generation, one);
+    }
+    this.settleHomes(() => this.member.giveEverythingBack(one));
+    one();
+    this.flush();
+  }
+
+  /** What died here is not waited for: the region goes down. */
+  fail(error: { code: string; message: string; fields?: Record<string, unknown> }): void {
+    this.wants.clear();
+    this.questions.fail(error);
+  }
+
+  // ---- what is asked of it ------------------------------------------------------------------------------------------
+
+  lostRuns(): [first: number, count: number, loss: Loss][] {
+    return [...this.losses.entries()];
+  }
+
+  homeOf(page: number): MemberId {
+    return this.placement.of(page).home;
+  }
+
+  held(page: number): number {
+    return this.memory.held(page);
+  }
+
+  lostError(page: number): ReturnType<typeof lostError> {
+    return lostError(this.info, page, this.home.lossOf(page));
+  }
+
+  traffic(): Traffic {
+    const { home, member } = this;
+    return {
+      pagesIn: member.pagesIn, bytesIn: member.bytesIn, pagesOut: this.pagesOut, bytesOut: this.bytesOut,
+      invalidationsSent: home.invalidationsSent, invalidationsReceived: member.invalidationsReceived,
+      recallsSent: home.recallsSent, recallsReceived: member.recallsReceived, requestsServed: home.requestsServed,
+    };
+  }
+
+  /** Peers that have owed this member something since before `then`, with a page that it is about. */
+  *awaited(then: number): Generator<[MemberId, number]> {
+    yield* this.member.awaited(then);
+    for (const member of this.home.awaited(then)) yield [member, -1];
+  }
+
+  /** The answer of a home that was asked whether it is there. */
+  probed(page: number, queued: boolean): void {
+    if (page < 0) return;
+    if (queued) this.member.stillWaiting(page);
+    else this.member.askAgain(page);
+  }
+
+  /** Knows of these losses from another member. */
+  learnLosses(flat: number[]): void {
+    for (let i = 0; i < flat.length; i += 4) this.losses.set(flat[i], flat[i + 1], { member: flat[i + 2], epoch: flat[i + 3] });
+  }
+
+  // ---- within -------------------------------------------------------------------------------------------------------
+
+  /** Is this the page's home, or the one that is handing it over? */
+  private fromHome(from: MemberId, page: number | undefined, generation: number): boolean {
+    if (page === undefined) return false;
+    const slice = this.placement.of(page);
+    return (slice.home === from && slice.generation === generation) || (slice.from === from && slice.generation === generation + 1);
+  }
+
+  private isServed(page: number | undefined, generation: number): boolean {
+    if (page === undefined) return false;
+    const service = this.home.serviceOf(page);
+    return service !== undefined && service.generation === generation && service.status !== 'handed';
+  }
+
+  private ask(from: MemberId, message: AskMessage, payload: Uint8Array | undefined, reply: Reply): void {
+    const [a, b] = message.args;
+    if (message.op === 'losses') return reply(this.lostRuns().flatMap(([first, count, loss]) => [first, count, loss.member, loss.epoch]));
+    if (message.op === 'probe') {
+      const service = a < 0 ? undefined : this.home.serviceOf(a);
+      // While its directory comes in, requests wait without being in a queue.
+      return reply(service !== undefined && (service.status !== 'open' || this.home.isQueued(a, from)));
+    }
+    const byOffset = message.op === 'wait' || message.op === 'notify' || message.op === 'discard';
+    const page = message.op === 'wait-cancel' ? b : byOffset ? Math.floor(a / this.info.pageSize) : a;
+    const service: Service | undefined = this.home.serviceOf(page);
+    // Not (or no longer) the home: the asker will hear of the new one and ask there.
+    if (service === undefined || service.generation !== message.generation) return;
+    this.answers.ask(from, service, message, payload, reply);
+  }
+
+  private lost(flat: number[], loss: Loss): void {
+    const runs = pairs(flat);
+    for (const [first, count] of runs) this.losses.set(first, count, loss);
+    this.events.lost(runs, loss.member, loss.epoch);
+  }
+
+  private found(flat: number[]): void {
+    const runs = pairs(flat);
+    for (const [first, count] of runs) {
+      this.losses.delete(first, count);
+      this.memory.find(first, count);
+    }
+    this.events.found(runs);
+  }
+
+  /** Homes that rebuild take what this member holds as the pages' only bytes: they must have fetched them before it goes. */
+  private settleHomes(done: () => void): void {
+    const slices = this.placement.slices.filter((slice) => slice.home !== this.network.self);
+    let left = slices.length + 1;
+    const one = (): void => void (--left === 0 && done());
+    for (const slice of slices) this.questions.ask('settled', slice.first, [slice.first], undefined, one);
+    one();
+  }
+}
+
+function pairs(flat: number[]): [number, number][] {
+  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+}
+
