@@ -64,7 +64,10 @@ export class Engine {
     const { message } = envelope;
     if (message.type === 'reply') return this.reply(envelope.from, message);
     if (!('region' in message)) return;
-    this.regions.get(message.region)?.message(envelope);
+    const region = this.regions.get(message.region);
+    if (region !== undefined) region.message(envelope);
+    // A region that was destroyed here first: the asker only wants to know that its messages arrived.
+    else if (message.type === 'ask' && message.op === 'probe') this.network.send(envelope.from, { type: 'reply', id: message.id, value: false });
   }
 
   fault(region: number, page: number, access: number, held: number): void {

@@ -180,6 +180,11 @@ export class RegionProtocol {
     return this.placement.of(page).home;
   }
 
+  /** [first, count] for each slice that the run touches. */
+  slicesOf(first: number, count: number): [first: number, count: number][] {
+    return [...this.placement.split(first, count)].map(([, start, length]) => [start, length]);
+  }
+
   held(page: number): number {
     return this.memory.held(page);
   }

@@ -1,0 +1,98 @@
+/**
+ * The threads of this process that use this member: their channels, what each of them holds, and their requests on the
+ * way. What a request means is service.ts's business.
+ */
+import { BroadcastChannel } from 'node:worker_threads';
+import { toClient, toCoordinator, type Answer, type Cancel, type Notice, type Request } from '../calls.js';
+import { makeError, toWire } from '../errors.js';
+import { native } from '../native.js';
+
+export interface Client {
+  readonly id: number;
+  /** Pins, by their number. */
+  readonly pins: Set<number>;
+  /** Names of the locks it holds, by token. */
+  readonly locks: Map<string, string>;
+  /** Regions that it has open: id -> how often. */
+  readonly regions: Map<number, number>;
+  readonly requests: Map<number, AbortController>;
+  readonly channel: BroadcastChannel;
+  /** It has sent 'detach': it counts no more. */
+  closing: boolean;
+}
+
+export type Handler = (client: Client, request: Request, signal: AbortSignal) => Promise<unknown> | unknown;
+
+export class Clients {
+  private readonly clients = new Map<number, Client>();
+  private readonly incoming: BroadcastChannel;
+  private over: unknown = null;
+
+  constructor(private readonly key: string, private readonly member: number, private readonly handle: Handler) {
+    this.incoming = new BroadcastChannel(toCoordinator(key));
+    this.incoming.onmessage = (event): void => this.receive((event as { data: Request | Cancel }).data);
+  }
+
+  get size(): number {
+    return this.clients.size;
+  }
+
+  get(id: number): Client | undefined {
+    return this.clients.get(id);
+  }
+
+  all(): Client[] {
+    return [...this.clients.values()];
+  }
+
+  notify(notice: Notice): void {
+    for (const client of this.clients.values()) client.channel.postMessage(notice);
+  }
+
+  /** From now on every request, also those on the way, fails with this. */
+  fail(error: unknown): void {
+    this.over = error;
+    for (const client of this.clients.values()) for (const controller of client.requests.values()) controller.abort(error);
+  }
+
+  remove(client: Client): void {
+    if (!this.clients.delete(client.id)) return;
+    for (const controller of client.requests.values()) controller.abort(makeError('ERR_FAULTLINE_CLOSED', 'this handle was closed'));
+    client.channel.close();
+  }
+
+  close(): void {
+    for (const client of this.clients.values()) client.channel.close();
+    this.clients.clear();
+    this.incoming.close();
+  }
+
+  private receive(message: Request | Cancel): void {
+    if ('cancel' in message) {
+      this.clients.get(message.client)?.requests.get(message.cancel)?.abort(makeError('ERR_FAULTLINE_CLOSED', 'the request was withdrawn'));
+      return;
+    }
+    let client = this.clients.get(message.client);
+    if (client === undefined) {
+      client = { id: message.client, pins: new Set(), locks: new Map(), regions: new Map(), requests: new Map(), closing: false, channel: new BroadcastChannel(toClient(this.key, message.client)) };
+      this.clients.set(client.id, client);
+    }
+    void this.answer(client, message);
+  }
+
+  private async answer(client: Client, request: Request): Promise<void> {
+    const controller = new AbortController();
+    client.requests.set(request.id, controller);
+    let answer: Answer;
+    try {
+      if (this.over !== null) throw this.over;
+      answer = { id: request.id, value: (await this.handle(client, request, controller.signal)) ?? null };
+    } catch (error) {
+      answer = { id: request.id, error: toWire(error) };
+    }
+    client.requests.delete(request.id);
+    if (request.slot !== undefined) native.slotComplete(this.member, request.slot, JSON.stringify(answer));
+    else client.channel.postMessage(answer);
+    if (request.op === 'detach') this.remove(client);
+  }
+}
