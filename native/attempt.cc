@@ -14,6 +14,8 @@
 
 #include <mutex>
 
+#include "operand.h"
+
 namespace faultline {
 namespace {
 
@@ -22,14 +24,18 @@ namespace {
 // wait-list mutex, and TerminateExecution takes that mutex. The call is then made as soon as the instruction is over.
 constexpr int64_t kConfirmNanoseconds = 50 * 1000 * 1000;
 
-// So many accesses of one attempt are stepped over, each on a page that nobody else can reach for longer than one
-// instruction. Whoever touches more is in a native loop that can't be stopped (a fill, a memcpy over a lost range), and
-// would need minutes instruction by instruction: from then on its sacrificed pages stay until newer ones replace them.
-constexpr uint64_t kSteppedLosses = 512;
+// So many accesses of one attempt are stepped over, a few µs each. Whoever touches more is in a native loop that can't be
+// stopped (a fill, a memcpy over a lost range) and would need minutes, instruction by instruction: from then on pages of
+// the app view itself are sacrificed, and each stays until newer ones replace it.
+constexpr uint64_t kSteppedLosses = 20000;
 
 // A termination is asked for again after so many further losses, in case something that the function called (a nested
 // attempt, vm with a timeout) has cancelled the first one.
 constexpr uint64_t kLossesBetweenRequests = 64;
+
+// Registers are moved by a multiple of this, so that an instruction which writes only 8 or 16 bits of the register that
+// addresses its operand can be told from one that replaces it, and both leave what they should.
+constexpr uintptr_t kRedirectStep = 64 * 1024;
 
 constexpr size_t kHelperStackBytes = 256 * 1024;
 
@@ -248,8 +254,11 @@ void note_loss(AttemptRecord* record, const LossInfo& info) {
 #if defined(__x86_64__)
 
 constexpr greg_t kTrapFlag = 0x100;
+constexpr greg_t kWriteFault = 2;  // bit 1 of the page fault's error code
 
 struct sigaction trap_before;
+
+greg_t* registers(void* ucontext) { return static_cast<ucontext_t*>(ucontext)->uc_mcontext.gregs; }
 
 // Somebody else's trap: a breakpoint, or V8's way to abort.
 void pass_on_trap(int signal, siginfo_t* info, void* ucontext) {
@@ -270,17 +279,28 @@ void pass_on_trap(int signal, siginfo_t* info, void* ucontext) {
   syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGTRAP);
 }
 
+void undo_redirection(AttemptRecord* record, greg_t* gregs) {
+  for (uint32_t i = 0; i < record->redirected_count; i++) {
+    const RedirectedRegister& redirected = record->redirected[i];
+    const auto now = static_cast<uint64_t>(gregs[redirected.reg]);
+    // Replaced as a whole (a load into the register that addressed it): nothing of ours is left in it.
+    const bool replaced = !redirected.string_moves && (now ^ redirected.value) >= kRedirectStep;
+    if (!replaced) gregs[redirected.reg] = static_cast<greg_t>(now - redirected.delta);
+  }
+  record->redirected_count = 0;
+}
+
 void on_trap(int signal, siginfo_t* info, void* ucontext) {
   AttemptRecord* record = current;
-  auto* context = static_cast<ucontext_t*>(ucontext);
-  greg_t& flags = context->uc_mcontext.gregs[REG_EFL];
-  if (record == nullptr || !record->stepping || (flags & kTrapFlag) == 0) {
+  greg_t* gregs = registers(ucontext);
+  if (record == nullptr || !record->stepping || (gregs[REG_EFL] & kTrapFlag) == 0) {
     pass_on_trap(signal, info, ucontext);
     return;
   }
   const int saved = errno;
-  flags &= ~kTrapFlag;
+  gregs[REG_EFL] &= ~kTrapFlag;
   record->stepping = false;
+  undo_redirection(record, gregs);
   let_go_of_all(record);
   errno = saved;
 }
@@ -293,24 +313,103 @@ int install_trap_handler() {
   return sigaction(SIGTRAP, &ours, &trap_before) == 0 ? 0 : errno;
 }
 
-// A trap that finds another handler, or finds the signal blocked, would end the process: then the page stays sacrificed
-// until the attempt returns, as on other architectures.
-bool step(AttemptRecord* record, void* ucontext) {
-  auto* context = static_cast<ucontext_t*>(ucontext);
+// A trap that finds another handler, or finds the signal blocked, would end the process: then pages of the app view stay
+// sacrificed until the attempt returns, as on other architectures.
+bool can_step(void* ucontext) {
   struct sigaction now;
   if (sigaction(SIGTRAP, nullptr, &now) != 0 || now.sa_sigaction != on_trap) return false;
-  if (sigismember(&context->uc_sigmask, SIGTRAP) != 0) return false;
+  return sigismember(&static_cast<ucontext_t*>(ucontext)->uc_sigmask, SIGTRAP) == 0;
+}
+
+void step(AttemptRecord* record, void* ucontext) {
+  greg_t* gregs = registers(ucontext);
   record->stepping = true;
-  context->uc_mcontext.gregs[REG_EFL] |= kTrapFlag;
+  record->step_at = static_cast<uintptr_t>(gregs[REG_RIP]);
+  gregs[REG_EFL] |= kTrapFlag;
+}
+
+// The page before and the page after may be touched too, by an operand that straddles.
+size_t window_bytes() { return kRedirectStep + 2 * kernel_page; }
+
+// All ones again, if an earlier instruction of this attempt has stored there.
+bool prepare_window(AttemptRecord* record) {
+  if (record->window != 0 && !record->window_written) return true;
+  const int flags = MAP_PRIVATE | MAP_NORESERVE | (record->window != 0 ? MAP_FIXED : 0);
+  void* window = mmap(reinterpret_cast<void*>(record->window), window_bytes(), PROT_READ | PROT_WRITE, flags,
+                      ones_memfd, 0);
+  if (window == MAP_FAILED) return false;
+  record->window = reinterpret_cast<uintptr_t>(window);
+  record->window_written = false;
   return true;
+}
+
+// Points the instruction at this attempt's own ones, so that nothing is mapped where other threads would read it, and
+// the kernel's limit of mappings doesn't matter. false: it has to be done by sacrificing a page of the app view.
+bool redirect(AttemptRecord* record, void* ucontext, uintptr_t address) {
+  greg_t* gregs = registers(ucontext);
+  if (!record->stepping || record->step_at != static_cast<uintptr_t>(gregs[REG_RIP])) {
+    // What another instruction left behind (it jumped out of a handler) is of no use any more.
+    record->redirected_count = 0;
+  }
+  const AddressRegister found = address_register(gregs, address);
+  bool possible = found.reg >= 0 && record->redirected_count < 2;
+  for (uint32_t i = 0; i < record->redirected_count; i++) {
+    // It faulted again although it was redirected already. Only a string instruction has two operands of this kind.
+    if (!found.string_moves || record->redirected[i].reg == found.reg) possible = false;
+  }
+  if (!possible || !prepare_window(record)) {
+    undo_redirection(record, gregs);
+    return false;
+  }
+  if ((gregs[REG_ERR] & kWriteFault) != 0) record->window_written = true;
+  const uintptr_t page = address & ~(kernel_page - 1);
+  const uintptr_t first = record->window + kernel_page;
+  const uintptr_t target = first + ((page - first) & (kRedirectStep - 1));
+  const uint64_t delta = target - page;
+  const uint64_t value = static_cast<uint64_t>(gregs[found.reg]) + delta;
+  gregs[found.reg] = static_cast<greg_t>(value);
+  record->redirected[record->redirected_count++] = {found.reg, found.string_moves, value, delta};
+  return true;
+}
+
+void unmap_window(AttemptRecord* record) {
+  if (record->window != 0) munmap(reinterpret_cast<void*>(record->window), window_bytes());
+  record->window = 0;
 }
 
 #else
 
 int install_trap_handler() { return 0; }
-bool step(AttemptRecord*, void*) { return false; }
+bool can_step(void*) { return false; }
+void step(AttemptRecord*, void*) {}
+size_t window_bytes() { return kernel_page; }
+bool redirect(AttemptRecord*, void*, uintptr_t) { return false; }
+void unmap_window(AttemptRecord*) {}
 
 #endif
+
+bool is_lost(const LossInfo& info) { return info.still_lost == nullptr || info.still_lost(info); }
+
+// Maps ones over the touched page of the app view, unless it is not lost any more. Other threads that read there before
+// it is taken back see them too. false: the kernel refused.
+bool sacrifice(AttemptRecord* record, const LossInfo& info, uintptr_t address) {
+  const bool new_user = !has_sacrificed(record, address);
+  if (new_user && record->sacrificed_count == kSacrificesPerAttempt) let_go_of_oldest(record);
+  // Counted before is_lost() looks, as attempt_release reads the count after its caller has changed what is_lost() looks
+  // at: so at least one of the two sees the other.
+  absorbing.fetch_add(1, std::memory_order_seq_cst);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  table_lock.lock();
+  const bool lost = is_lost(info);
+  const bool mapped = lost && sacrifice_page(address, info, new_user);
+  table_lock.unlock();
+  absorbing.fetch_sub(1, std::memory_order_release);
+  if (mapped && new_user) {
+    record->sacrificed[(record->oldest + record->sacrificed_count) % kSacrificesPerAttempt] = address;
+    record->sacrificed_count++;
+  }
+  return mapped || !lost;
+}
 
 // ---- once for the process --------------------------------------------------------------------------------------------
 
@@ -320,7 +419,7 @@ int make_ones() {
   if (memfd < 0) return errno;
   unsigned char ones[4096];
   memset(ones, 0xff, sizeof(ones));
-  for (size_t at = 0; at < kernel_page;) {
+  for (size_t at = 0; at < window_bytes();) {
     const ssize_t written = pwrite(memfd, ones, sizeof(ones), static_cast<off_t>(at));
     if (written <= 0) {
       const int error = written < 0 ? errno : ENOSPC;
@@ -380,6 +479,7 @@ void leave(AttemptRecord* record) {
   current = record->outer;
   record->stepping = false;
   let_go_of_all(record);
+  unmap_window(record);
   // Without end, unlike the handler: this thread holds nothing that the helper may need, and a termination that arrived
   // after the attempt would stop a program that knows nothing of it.
   while (record->request.load(std::memory_order_acquire) == kPending) {
@@ -396,34 +496,18 @@ bool attempt_absorb(void* ucontext, const LossInfo& info) {
   // the vDSO's clock_gettime.
   AttemptRecord* record = current;
   if (record == nullptr) return false;
+  if (!is_lost(info)) return true;
   const int saved = errno;
-  const uintptr_t address = (info.app_base + info.offset) & ~(kernel_page - 1);
-  const bool new_user = !has_sacrificed(record, address);
-  if (new_user && record->sacrificed_count == kSacrificesPerAttempt) let_go_of_oldest(record);
-
-  // Counted before still_lost() looks, as attempt_release reads the count after its caller has changed what still_lost()
-  // looks at: so at least one of the two sees the other.
-  absorbing.fetch_add(1, std::memory_order_seq_cst);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  table_lock.lock();
-  const bool still_lost = info.still_lost == nullptr || info.still_lost(info);
-  const bool mapped = still_lost && sacrifice_page(address, info, new_user);
-  table_lock.unlock();
-  absorbing.fetch_sub(1, std::memory_order_release);
-  if (!mapped) {
-    errno = saved;
-    return !still_lost;
-  }
-  if (new_user) {
-    record->sacrificed[(record->oldest + record->sacrificed_count) % kSacrificesPerAttempt] = address;
-    record->sacrificed_count++;
-  }
-
+  const bool steps = record->losses < kSteppedLosses && can_step(ucontext);
+  // Before anything is sacrificed, because it may wait.
   note_loss(record, info);
   if (record->losses % kLossesBetweenRequests == 1) ask_for_termination(record);
-  if (record->losses <= kSteppedLosses) step(record, ucontext);
+  const uintptr_t touched = info.app_base + info.offset;
+  const bool absorbed =
+      (steps && redirect(record, ucontext, touched)) || sacrifice(record, info, touched & ~(kernel_page - 1));
+  if (absorbed && steps) step(record, ucontext);
   errno = saved;
-  return true;
+  return absorbed;
 }
 
 int attempt_release(uintptr_t address, size_t length) {

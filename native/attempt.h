@@ -30,7 +30,7 @@ struct LossInfo {
 };
 
 // For the fault handler. true: the thread is inside attempt() and everything is prepared (the loss is noted, the
-// JavaScript is being stopped, a sacrificial page is mapped, the trap flag is set), so the handler simply returns. Also
+// JavaScript is being stopped, the instruction will find a sacrificial page), so the handler simply returns. Also
 // true if still_lost() says no: the instruction is then tried again. false: this thread is not inside attempt(), or the
 // kernel refused the mapping: the access can't be absorbed. Async-signal-safe; preserves errno.
 bool attempt_absorb(void* ucontext, const LossInfo& info);
@@ -53,6 +53,14 @@ constexpr size_t kLossNameBytes = 256;
 // unaligned elements), so twice that never evicts a page which the present instruction needs.
 constexpr uint32_t kSacrificesPerAttempt = 64;
 
+// A register that addresses private memory until the present instruction has been stepped.
+struct RedirectedRegister {
+  int reg;            // an index into gregs
+  bool string_moves;  // the instruction adds to it
+  uint64_t value;     // what the instruction starts with
+  uint64_t delta;     // to subtract after the step
+};
+
 // One running attempt(fn), on the stack of the bridge's native function. Records of one thread are linked, innermost
 // first. Everything but `request` and `next_request` belongs to the thread itself (its handlers included).
 struct AttemptRecord {
@@ -69,11 +77,18 @@ struct AttemptRecord {
   uint32_t epoch = 0;
   uint32_t down = 0;
 
-  // Sacrificed pages (addresses), oldest first from `oldest`.
+  // x86-64: memory of this attempt's own, all ones, at which the faulting instruction is pointed for one step.
+  uintptr_t window = 0;
+  bool window_written = false;
+  bool stepping = false;
+  uintptr_t step_at = 0;  // RIP of the instruction that is being stepped
+  RedirectedRegister redirected[2];
+  uint32_t redirected_count = 0;
+
+  // Where that can't be done: pages of the app view itself that are sacrificed (addresses), oldest first from `oldest`.
   uintptr_t sacrificed[kSacrificesPerAttempt] = {};
   uint32_t sacrificed_count = 0;
   uint32_t oldest = 0;
-  bool stepping = false;
 
   // Termination asked of the helper thread: a futex, and a link of the helper's list.
   std::atomic<uint32_t> request{0};
