@@ -162,6 +162,8 @@ export interface Native {
   hasMainHook(): boolean;
   /** true on the thread that called setMainHook... false elsewhere. */
   isMainThread(): boolean;
+  /** The address of what the V8 bridge (bridge.ts) is connected to: struct BridgePort of native/attempt.h. */
+  bridgePort(): bigint;
   /** Bytes of physical memory, and of that currently available. */
   memory(): { total: number; available: number };
 
