@@ -4,11 +4,13 @@
 // stays on Node-API alone.
 #pragma once
 
-#include <node_api.h>
-
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+
+// As node_api.h declares them: the tests of the native parts are built without Node's headers.
+typedef struct napi_env__* napi_env;
+typedef struct napi_value__* napi_value;
 
 namespace faultline {
 
@@ -95,9 +97,9 @@ struct AttemptRecord {
   AttemptRecord* next_request = nullptr;
 };
 
-// The signature of node_api_create_external_sharedarraybuffer, which Node 20 lacks.
-using SharedBufferMaker = napi_status (*)(napi_env env, void* data, size_t byte_length,
-                                          void (*finalize)(void* data, void* hint), void* hint, napi_value* result);
+// As node_api_create_external_sharedarraybuffer, which Node 20 lacks; returns a napi_status.
+using SharedBufferMaker = int (*)(napi_env env, void* data, size_t byte_length,
+                                  void (*finalize)(void* data, void* hint), void* hint, napi_value* result);
 
 // Stops the JavaScript of an isolate; called on the helper thread, never in a handler.
 using Terminator = void (*)(void* isolate);

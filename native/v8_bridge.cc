@@ -50,8 +50,8 @@ void finalize_store(void* data, size_t, void* argument) {
   if (finalizer->finalize != nullptr) finalizer->finalize(data, finalizer->hint);
 }
 
-napi_status make_shared_buffer(napi_env, void* data, size_t byte_length, void (*finalize)(void*, void*), void* hint,
-                               napi_value* result) {
+int make_shared_buffer(napi_env, void* data, size_t byte_length, void (*finalize)(void*, void*), void* hint,
+                       napi_value* result) {
   auto* finalizer = new (std::nothrow) Finalizer{finalize, hint};
   if (finalizer == nullptr) return napi_generic_failure;
   std::unique_ptr<v8::BackingStore> store =
