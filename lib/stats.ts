@@ -1,0 +1,93 @@
+/** Counters as users see them: what the addon counts in the handlers, and what the coordinator counts on the wire. */
+import type { CoordinatorStats, RegionTraffic } from './calls.js';
+import type { NativeRegionStats } from './native.js';
+
+/** Times by buckets, so that a percentile is the upper bound of its bucket. */
+export interface Histogram {
+  /** How many were counted. */
+  readonly count: number;
+  /** Upper bound of each bucket, µs; the last is Infinity. */
+  readonly bounds: readonly number[];
+  /** How many fell into each bucket. */
+  readonly counts: readonly number[];
+  /** µs: at least this part (0 to 100) took no longer. NaN if nothing was counted. */
+  percentile(part: number): number;
+}
+
+/** Since this process opened the region; all of this process's threads together. */
+export interface RegionStats {
+  readonly faults: {
+    readonly read: number; readonly write: number;
+    /** Of those: served here without a message (the home's own extents, reopened pages). */ readonly local: number;
+    /** Of those: found the page asked for already, and only waited. */ readonly joined: number;
+    /** Of those: writes to a page that was readable here. */ readonly upgrade: number;
+    /** Accesses that ended in a loss. */ readonly lost: number;
+  };
+  /** Time that threads waited in faults that needed another member. */
+  readonly waits: Histogram;
+  /** Pages that arrived and were sent away, with or without bytes. */
+  readonly pages: { readonly in: number; readonly out: number; /** that may be accessed here now */ readonly resident: number };
+  /** Page bytes on the wire. Zero pages and copies that were still valid travel without. */
+  readonly bytes: { readonly in: number; readonly out: number };
+  readonly invalidations: { readonly sent: number; readonly received: number };
+  readonly recalls: { readonly sent: number; readonly received: number };
+  /** Requests of other members that were served from here. */
+  readonly requestsServed: number;
+  /** mprotect calls, how often the kernel's limit on mappings was met, and pages that were closed because of it. */
+  readonly protection: { readonly changes: number; readonly limitHits: number; readonly coalesced: number };
+}
+
+export interface ClusterStats {
+  readonly messages: {
+    readonly sent: number; readonly received: number;
+    /** dropped: not decodable, or of another cluster */ readonly malformed: number;
+    /** dropped: from a member outside the view */ readonly fenced: number;
+  };
+  /** On the wire, all messages. */
+  readonly bytes: { readonly sent: number; readonly received: number };
+}
+
+const NO_TRAFFIC: RegionTraffic = {
+  pagesIn: 0, pagesOut: 0, bytesIn: 0, bytesOut: 0,
+  invalidationsSent: 0, invalidationsReceived: 0, recallsSent: 0, recallsReceived: 0, requestsServed: 0,
+};
+
+export function histogram(bounds: readonly number[], counts: readonly number[]): Histogram {
+  const count = counts.reduce((sum, value) => sum + value, 0);
+  return {
+    count, bounds, counts,
+    percentile(part: number): number {
+      if (count === 0) return NaN;
+      const wanted = Math.max(1, Math.ceil((Math.min(100, Math.max(0, part)) / 100) * count));
+      let seen = 0;
+      for (let bucket = 0; bucket < counts.length; bucket++) {
+        seen += counts[bucket];
+        if (seen >= wanted) return bounds[bucket];
+      }
+      return Infinity;
+    },
+  };
+}
+
+export function regionStats(local: NativeRegionStats, bounds: readonly number[], traffic: RegionTraffic = NO_TRAFFIC): RegionStats {
+  return {
+    faults: {
+      read: local.readFaults, write: local.writeFaults, local: local.localFaults,
+      joined: local.joinedFaults, upgrade: local.upgradeFaults, lost: local.lostFaults,
+    },
+    waits: histogram(bounds, local.waitHistogram),
+    pages: { in: traffic.pagesIn, out: traffic.pagesOut, resident: local.residentPages },
+    bytes: { in: traffic.bytesIn, out: traffic.bytesOut },
+    invalidations: { sent: traffic.invalidationsSent, received: traffic.invalidationsReceived },
+    recalls: { sent: traffic.recallsSent, received: traffic.recallsReceived },
+    requestsServed: traffic.requestsServed,
+    protection: { changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced },
+  };
+}
+
+export function clusterStats(counted: CoordinatorStats): ClusterStats {
+  return {
+    messages: { sent: counted.messagesSent, received: counted.messagesReceived, malformed: counted.malformed, fenced: counted.fenced },
+    bytes: { sent: counted.bytesSent, received: counted.bytesReceived },
+  };
+}
