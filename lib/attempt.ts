@@ -1,13 +1,11 @@
 /** attempt(): a lost page becomes an exception. */
 import { types } from 'node:util';
-import { bridge } from './bridge.js';
+import { bridge, bridgeError, type Loss } from './bridge.js';
 import { downError, threadClients } from './client.js';
 import { makeError, type FaultlineError } from './errors.js';
 import { enterLockScope, leaveLockScope } from './lock.js';
 import { Down } from './native.js';
 import { invalid, show } from './options.js';
-
-interface Loss { region: string; page: number; offset: number; member: number; epoch: number; down: number }
 
 /**
  * Calls `fn` and returns what it returns. If `fn` touches memory that can't be had any more, in any region and from any
@@ -28,7 +26,7 @@ export function attempt<T>(fn: () => T): T {
   if (typeof fn !== 'function') throw invalid('fn', `fn must be a function, not ${show(fn)}`);
   if (types.isAsyncFunction(fn)) throw asynchronous();
   if (!bridge) {
-    throw makeError('ERR_FAULTLINE_NO_BRIDGE', `attempt() needs the addon v8_bridge, which could not be loaded for Node ${process.version}: build it with 'npm rebuild faultline'`);
+    throw makeError('ERR_FAULTLINE_NO_BRIDGE', `attempt() needs the addon v8_bridge, which could not be loaded for Node ${process.version} (build it with 'npm rebuild faultline'): ${bridgeError?.message ?? 'unknown reason'}`);
   }
   const scope = enterLockScope();
   let outcome: { value: T } | { loss: Loss };
