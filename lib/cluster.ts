@@ -10,10 +10,9 @@ import {
 } from './options.js';
 import type { Run } from './ranges.js';
 import { closedError, promised, RegionHandle, type Region } from './region.js';
-import { findMember, memberEnded } from './start.js';
+import { findMember, hasEnded, memberEnded } from './start.js';
 import { clusterStats, type ClusterStats } from './stats.js';
 import type { ClusterState, MemberInfo } from './coordinator/protocol/messages.js';
-import { native } from './native.js';
 
 /** One process in the cluster. */
 export interface Member {
@@ -317,7 +316,7 @@ class ClusterHandle extends EventEmitter<ClusterEvents> implements Cluster {
 
 /** Who closes and joins again and again must not pile up threads that are about to end; so this waits for that, where it can see it. */
 async function coordinatorEnded(client: Client): Promise<void> {
-  if (native.memberFind(client.key) !== client.member) await memberEnded(client.member);
+  if (hasEnded(client.key, client.member)) await memberEnded(client.member);
 }
 
 function sameMembers(left: ClusterState, right: ClusterState): boolean {

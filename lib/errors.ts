@@ -99,8 +99,10 @@ export function makeError(code: string, message: string, fields: Fields = {}): F
   return new (classes[code] ?? FaultlineError)(code, message, fields);
 }
 
-export function fromWire(wire: WireError): FaultlineError {
-  return makeError(wire.code, wire.message, wire.fields);
+export function fromWire({ code, message, fields }: WireError): FaultlineError {
+  // JSON has no bigints: toWire() made a string of it.
+  const address = fields?.address;
+  return makeError(code, message, code === 'ERR_FAULTLINE_ADDRESS_TAKEN' && typeof address === 'string' ? { ...fields, address: BigInt(address) } : fields);
 }
 
 /** For the way between threads and members; an unexpected error keeps its message under ERR_FAULTLINE_COORDINATOR. */

@@ -296,24 +296,22 @@ export class RegionHandle implements Region {
 }
 
 class HeldPin implements Pin {
-  #until: number;
+  until: number;
   #released: Promise<void> | undefined;
 
   constructor(
     readonly client: Client, readonly id: number, until: number, readonly ranges: readonly Range[],
     readonly access: 'read' | 'write', readonly timeout: number, readonly pins: Set<HeldPin>,
   ) {
-    this.#until = until;
+    this.until = until;
     pins.add(this);
     hide(this, 'client', 'id', 'pins');
   }
 
-  get until(): number { return this.#until; }
-
   async renew(timeout: number = this.timeout): Promise<void> {
     if (this.#released) throw closedError('pin');
     const { until } = await this.client.request('pin-renew', { pin: this.id, timeout: checkPinTimeout(timeout) }, this);
-    this.#until = until;
+    this.until = until;
   }
 
   release(): Promise<void> {

@@ -74,7 +74,7 @@ class Member implements Stoppable {
 
   /** It has said goodbye, or something ended it: no handle can be attached any more. */
   isOver(): boolean {
-    return this.#handle !== 0 && native.memberFind(this.settings.key) !== this.#handle;
+    return this.#handle !== 0 && hasEnded(this.settings.key, this.#handle);
   }
 
   /** What handles are told once the thread is gone. */
@@ -152,7 +152,7 @@ async function goneMember(member: Member, settings: CoordinatorSettings): Promis
   member.hold();
   const handle = member.handle();
   // An evicted member, or one whose cluster was lost, still has handles that may never be closed: it is told to stop.
-  if (handle !== 0 && isDown(handle)) native.requestStop(handle, settings.joinTimeout);
+  if (handle !== 0 && native.memberFind(settings.key) === handle && isDown(handle)) native.requestStop(handle, settings.joinTimeout);
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
@@ -172,8 +172,14 @@ function isDown(handle: number): boolean {
     const state = native.memberState(handle);
     return state !== Down.Up && state !== Down.Frozen;
   } catch {
-    return false;
+    // The native side has let go of it.
+    return true;
   }
+}
+
+/** This member's stay in the cluster is over; its thread may need another moment. */
+export function hasEnded(key: string, handle: number): boolean {
+  return native.memberFind(key) !== handle || isDown(handle);
 }
 
 /** Main thread: resolves when the coordinator's thread of that member has ended, or after a while; elsewhere at once. */
