@@ -1,0 +1,129 @@
+// The main addon: the process-wide functions, and the surfaces of members, regions and pages. Node-API only.
+#include <napi.h>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "attempt.h"
+#include "fault.h"
+#include "futex.h"
+#include "napi_help.h"
+
+namespace faultline {
+namespace {
+
+std::atomic<bool> main_hook{false};
+thread_local bool main_thread;
+
+Napi::Value now(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(now_us())); }
+
+Napi::Value lock_file(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const std::string path = arguments.text(0);
+  if (!arguments.ok) return arguments.env.Undefined();
+  const int file = ::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (file < 0) {
+    throw_system(arguments.env, {"ERR_SYSTEM", "open", errno});
+    return arguments.env.Undefined();
+  }
+  if (flock(file, LOCK_EX | LOCK_NB) != 0) {
+    const int error = errno;
+    close(file);
+    if (error == EWOULDBLOCK) return Napi::Number::New(arguments.env, -1);
+    throw_system(arguments.env, {"ERR_SYSTEM", "flock", error});
+    return arguments.env.Undefined();
+  }
+  return Napi::Number::New(arguments.env, file);
+}
+
+Napi::Value is_locked(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const std::string path = arguments.text(0);
+  if (!arguments.ok) return arguments.env.Undefined();
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (file < 0) return Napi::Boolean::New(arguments.env, false);
+  const bool locked = flock(file, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  close(file);
+  return Napi::Boolean::New(arguments.env, locked);
+}
+
+void close_file(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const uint32_t file = arguments.u32(0);
+  if (arguments.ok) close(static_cast<int>(file));
+}
+
+void set_main_hook(const Napi::CallbackInfo&) {
+  main_hook = true;
+  main_thread = true;
+}
+Napi::Value has_main_hook(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), main_hook.load()); }
+Napi::Value is_main_thread(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), main_thread); }
+
+Napi::Value bridge_port_address(const Napi::CallbackInfo& info) {
+  return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(reinterpret_cast<uintptr_t>(bridge_port())));
+}
+
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  uint64_t total = 0;
+  uint64_t available = 0;
+  if (FILE* file = fopen("/proc/meminfo", "re")) {
+    char line[256];
+    unsigned long long kilobytes;
+    while (fgets(line, sizeof line, file) != nullptr) {
+      if (sscanf(line, "MemTotal: %llu kB", &kilobytes) == 1) total = kilobytes * 1024;
+      if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) available = kilobytes * 1024;
+    }
+    fclose(file);
+  }
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("total", static_cast<double>(total));
+  result.Set("available", static_cast<double>(available));
+  return result;
+}
+
+Napi::Value threads_in_faults(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fault_threads()); }
+
+void exiting(const Napi::CallbackInfo& info) {
+  const Napi::Value code = info[0];
+  Arguments arguments(info);
+  const uint32_t grace = arguments.u32(1);
+  if (arguments.ok) fault_exiting(code.IsNumber() ? code.As<Napi::Number>().Int32Value() : 0, grace);
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  fault_install();
+  exports.Set("osPageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
+#if defined(__x86_64__)
+  exports.Set("arch", "x64");
+#else
+  exports.Set("arch", "arm64");
+#endif
+  exports.Set("now", Napi::Function::New(env, now));
+  exports.Set("lockFile", Napi::Function::New(env, lock_file));
+  exports.Set("isLocked", Napi::Function::New(env, is_locked));
+  exports.Set("closeFile", Napi::Function::New(env, close_file));
+  exports.Set("setMainHook", Napi::Function::New(env, set_main_hook));
+  exports.Set("hasMainHook", Napi::Function::New(env, has_main_hook));
+  exports.Set("isMainThread", Napi::Function::New(env, is_main_thread));
+  exports.Set("bridgePort", Napi::Function::New(env, bridge_port_address));
+  exports.Set("memory", Napi::Function::New(env, memory));
+  exports.Set("threadsInFaults", Napi::Function::New(env, threads_in_faults));
+  exports.Set("exiting", Napi::Function::New(env, exiting));
+  init_member(env, exports);
+  init_region(env, exports);
+  init_pages(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(faultline, init)
+
+}  // namespace faultline

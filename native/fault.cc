@@ -1,0 +1,428 @@
+#include "fault.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+#include "attempt.h"
+#include "futex.h"
+
+// Everything from handle() downwards runs in a signal handler that may have interrupted anything: malloc, V8, a lock
+// holder. So it uses atomics on memory that is mapped before the handler can see it, bare system calls (futex, write,
+// mprotect, sched_yield, gettid), and clock_gettime, which POSIX lists as async-signal-safe. It allocates nothing, takes
+// no lock, throws nothing, and calls nothing of V8 or Node-API.
+
+namespace faultline {
+namespace {
+
+// How long a thread waits for the coordinator's last words before it ends the process by itself, µs.
+constexpr int64_t kLastWords = 5'000'000;
+// A sleeper looks again at least this often, µs: only a safety net, every change of a word wakes.
+constexpr int64_t kLookAgain = 1'000'000;
+// How long a thread waits for mappings to be given back before it tries again, µs.
+constexpr int64_t kCoalesceWait = 20'000;
+// µs that the pages of the last faults stay when a thread faults again at the same instruction; doubles each time.
+constexpr uint32_t kStraddle = 16;
+constexpr uint32_t kStraddleLimit = 10'000;
+// One instruction needs few pages at a time: a load over a border two, a movs over borders four.
+constexpr int kRemembered = 4;
+
+struct sigaction previous;
+std::atomic<bool> in_child{false};
+std::atomic<bool> process_exits{false};
+std::atomic<uint32_t> threads_waiting{0};
+
+// What this thread faulted on at the same instruction. Plain data, in storage that exists before the first fault
+// (initial-exec): the first use of any other thread-local storage might call malloc.
+struct Recent {
+  uintptr_t instruction;
+  Region* region[kRemembered];
+  uint64_t page[kRemembered];
+  int count;
+  uint32_t hold;
+};
+thread_local Recent recent;
+thread_local bool is_coordinator;
+
+struct Fault {
+  Region& region;
+  uintptr_t address;
+  uint64_t page;
+  uint32_t access;
+  void* context;
+};
+
+bool is_write(const void* context) {
+#if defined(__x86_64__)
+  // Bit 1 of the page fault's error code: the access was a write.
+  return static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2;
+#elif defined(__aarch64__)
+  // The exception syndrome is a record after the registers; WnR is its bit 6.
+  const auto* machine = &static_cast<const ucontext_t*>(context)->uc_mcontext;
+  const uint8_t* record = reinterpret_cast<const uint8_t*>(machine->__reserved);
+  const uint8_t* end = record + sizeof machine->__reserved;
+  while (record + sizeof(_aarch64_ctx) <= end) {
+    const auto* head = reinterpret_cast<const _aarch64_ctx*>(record);
+    if (head->magic == 0 || head->size == 0) break;
+    if (head->magic == ESR_MAGIC) return reinterpret_cast<const esr_context*>(head)->esr & (1u << 6);
+    record += head->size;
+  }
+  return true;
+#else
+#error "faultline reads the kind of an access on x86-64 and arm64 only"
+#endif
+}
+
+uintptr_t instruction_of(const void* context) {
+#if defined(__x86_64__)
+  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+#else
+  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.pc);
+#endif
+}
+
+// ---- text without printf, which is not async-signal-safe -----------------------------------------------------------
+
+class Line {
+ public:
+  Line& operator<<(const char* text) {
+    while (*text != 0 && length_ < sizeof text_ - 1) text_[length_++] = *text++;
+    return *this;
+  }
+  Line& operator<<(uint64_t number) {
+    char digits[20];
+    int count = 0;
+    do digits[count++] = static_cast<char>('0' + number % 10);
+    while ((number /= 10) != 0);
+    while (count > 0 && length_ < sizeof text_ - 1) text_[length_++] = digits[--count];
+    return *this;
+  }
+  void print() {
+    text_[length_++] = '\n';
+    ssize_t written = write(STDERR_FILENO, text_, length_);
+    static_cast<void>(written);
+  }
+
+ private:
+  char text_[1024];
+  size_t length_ = 0;
+};
+
+[[noreturn]] void park() {
+  // The process is on its way out; the watchdog or the kernel ends this thread.
+  threads_waiting.fetch_add(1);
+  for (;;) pause();
+}
+
+// ---- the ends of an access that can't be served --------------------------------------------------------------------
+
+bool still_lost(const LossInfo& info) {
+  const auto* region = static_cast<const Region*>(info.context);
+  if (info.down != 0) return true;
+  return held(region->pages[info.page].word.load()) == kLost;
+}
+
+// The access can't be served: inside attempt() it is absorbed (the caller returns from the handler), else the process
+// ends. A lost page lets the coordinator hand over first what only this member has.
+void refuse(const Fault& fault, uint32_t down) {
+  Region& region = fault.region;
+  region.stats.lost_faults.fetch_add(1, std::memory_order_relaxed);
+  LossInfo info{};
+  info.region_name = region.name;
+  info.app_base = region.app.load();
+  info.page_size = region.page_size;
+  info.page = fault.page;
+  info.offset = fault.address - info.app_base;
+  info.memfd = region.memfd;
+  info.down = down;
+  if (down == 0) {
+    info.member = region.pages[fault.page].loss_member.load();
+    info.epoch = region.pages[fault.page].loss_epoch.load();
+  }
+  info.still_lost = still_lost;
+  info.context = &region;
+  if (attempt_absorb(fault.context, info)) return;
+  if (process_exits) park();
+  if (down == 0 && region.member->handle == region.member_handle && region.member->attached) {
+    Member& member = *region.member;
+    if (!member.dying.exchange(true)) member.ring.push({kRingFatal, region.handle, fault.page, fault.access, 0});
+    const uint64_t until = now_us() + kLastWords;
+    const uint32_t never = 0;
+    while (now_us() < until) futex_wait(&never, 0, kLookAgain);
+  }
+  fault_die(region, info.offset, fault.access == kWrite);
+}
+
+// ---- the same instruction again ------------------------------------------------------------------------------------
+
+// A single instruction may need several pages at once, and another member may take the first while the second comes.
+// When a thread faults again at the same instruction, the pages of its last faults stay a while: each time longer, until
+// the instruction got to run. Threads differ a little in how long, so that two that need each other's pages come apart.
+void hold_recent(const Fault& fault, uint32_t now) {
+  const uintptr_t instruction = instruction_of(fault.context);
+  if (recent.instruction != instruction) {
+    recent.instruction = instruction;
+    recent.count = 0;
+    recent.hold = kStraddle;
+  }
+  bool known = false;
+  for (int i = 0; i < recent.count; i++) known = known || (recent.region[i] == &fault.region && recent.page[i] == fault.page);
+  if (known) {
+    if (recent.hold < kStraddleLimit) recent.hold *= 2;
+  } else {
+    const int place = recent.count < kRemembered ? recent.count++ : static_cast<int>(fault.page % kRemembered);
+    recent.region[place] = &fault.region;
+    recent.page[place] = fault.page;
+  }
+  // gettid is a bare system call.
+  const uint32_t own = static_cast<uint32_t>(syscall(SYS_gettid)) & 7;
+  for (int i = 0; i < recent.count; i++) {
+    if (recent.region[i] != &fault.region || recent.page[i] == fault.page || recent.page[i] >= fault.region.page_count) continue;
+    fault.region.pages[recent.page[i]].resident_until.store(now + recent.hold + recent.hold * own / 8);
+  }
+}
+
+void wait_for_mappings(Region& region, uint64_t page, uint32_t turn) {
+  if (region.member->handle == region.member_handle) region.member->ring.push({kRingCoalesce, region.handle, page, 0, 0});
+  futex_wait(&region.coalesce_turn, turn, kCoalesceWait);
+}
+
+// ---- one fault -----------------------------------------------------------------------------------------------------
+
+void serve(const Fault& fault) {
+  Region& region = fault.region;
+  const uint64_t start = now_us();
+  bool registered = false;
+  bool counted = false;
+  bool waited = false;
+  bool ask_home = true;
+  PageEntry* entry = nullptr;
+  // Leaves the count of threads that have not resumed, wherever this ends.
+  const auto leave = [&] {
+    if (registered) settle(region, fault.page, resume(*entry, static_cast<uint32_t>(now_us())));
+    registered = false;
+  };
+  for (;;) {
+    const uint32_t down = effective_down(region);
+    if (down == kFrozen) {
+      leave();
+      threads_waiting.fetch_add(1);
+      futex_wait(&region.member->down, kFrozen, kLookAgain);
+      threads_waiting.fetch_sub(1);
+      continue;
+    }
+    if (down != kUp) {
+      leave();
+      if (process_exits) park();
+      return refuse(fault, down);
+    }
+    entry = &region.pages[fault.page];
+    region.touch(fault.page, kPagesTouched);
+    if (!counted) {
+      counted = true;
+      hold_recent(fault, static_cast<uint32_t>(start));
+      (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
+    }
+    const uint32_t turn = region.coalesce_turn.load();
+    const Decision decision = faultline::fault(*entry, fault.access, ask_home && region.homed_here(fault.page), registered);
+    switch (decision.step) {
+      case Step::kReturn:
+        leave();
+        if (waited) region.stats.waits[histogram_bucket(now_us() - start)].fetch_add(1, std::memory_order_relaxed);
+        return;
+      case Step::kReopen: {
+        const uint32_t wanted = open_of(held(entry->word.load()));
+        const uint32_t opened = open_run(region, fault.page, 1, wanted);
+        settle(region, fault.page, finish(*entry, opened));
+        if (!waited) region.stats.local_faults.fetch_add(1, std::memory_order_relaxed);
+        if (opened == kOpenNone && effective_down(region) == kUp) wait_for_mappings(region, fault.page, turn);
+        continue;
+      }
+      case Step::kHome:
+        if (open_home(region, fault.page, fault.access)) {
+          if (!waited) region.stats.local_faults.fetch_add(1, std::memory_order_relaxed);
+          ask_home = true;
+        } else {
+          ask_home = false;
+        }
+        continue;
+      case Step::kClaimed:
+        if (decision.held_version != 0) region.stats.upgrade_faults.fetch_add(1, std::memory_order_relaxed);
+        region.member->ring.push({kRingFault, region.handle, fault.page, fault.access, decision.held_version});
+        break;
+      case Step::kSleep:
+        if (!waited) region.stats.joined_faults.fetch_add(1, std::memory_order_relaxed);
+        break;
+      case Step::kLost:
+        leave();
+        return refuse(fault, 0);
+    }
+    waited = true;
+    threads_waiting.fetch_add(1);
+    futex_wait(&entry->word, decision.futex, kLookAgain);
+    threads_waiting.fetch_sub(1);
+    // What changed may have been that the page is the home's own to give.
+    ask_home = true;
+  }
+}
+
+void chain(int signal, siginfo_t* info, void* context) {
+  if (previous.sa_flags & SA_SIGINFO) {
+    if (previous.sa_sigaction != nullptr) return previous.sa_sigaction(signal, info, context);
+  } else if (previous.sa_handler == SIG_IGN && info->si_code <= 0) {
+    return;  // sent by a process, and ignored before us
+  } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+    return previous.sa_handler(signal);
+  }
+  // Nobody wanted it: the default action. For a real fault the instruction runs again and meets it; a signal that was
+  // sent is sent again. (A kernel fault can't be ignored, whatever was set.)
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  sigaction(SIGSEGV, &standard, nullptr);
+  if (info->si_code <= 0) raise(SIGSEGV);
+}
+
+void handle(int signal, siginfo_t* info, void* context) {
+  const int error = errno;
+  // Only the kernel's own faults have an address that means anything.
+  if (info->si_code > 0 && !in_child) {
+    const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+    if (Region* region = region_enter(address)) {
+      if (is_coordinator) {
+        Line line;
+        line << "faultline: the coordinator's thread touched the app view of region '" << region->name << "' at offset " << (address - region->app.load()) << ": this is a bug in faultline";
+        line.print();
+        abort();
+      }
+      serve({*region, address, (address - region->app.load()) >> region->page_shift, is_write(context) ? uint32_t{kWrite} : uint32_t{kRead}, context});
+      region_leave(*region);
+      errno = error;
+      return;
+    }
+  }
+  errno = error;
+  chain(signal, info, context);
+}
+
+}  // namespace
+
+bool open_home(Region& region, uint64_t page, uint32_t access) {
+  Member& member = *region.member;
+  if (!member.gate.enter()) return false;
+  // Asked again inside the gate: homes change only while it is closed and empty.
+  if (!region.homed_here(page)) {
+    member.gate.leave();
+    return false;
+  }
+  region.touch(page, kPagesTouched | kDirectoryTouched);
+  uint32_t grant = kInvalid;
+  const HomeLock locked = lock_home(region.pages[page], region.directory[page], access, false, grant);
+  if (locked != HomeLock::kLocked) {
+    member.gate.leave();
+    if (locked == HomeLock::kRefusedAndRing) settle(region, page, {false, true});
+    return false;
+  }
+  uint64_t first = page;
+  uint64_t end = page + 1;
+  if (grant == kExclusive) {
+    // The pages of the extent that nobody has used come along: a home builds its data with one fault for each extent.
+    const uint64_t low = region.extent_of(page) * region.extent_pages;
+    const uint64_t high = low + region.extent_pages < region.page_count ? low + region.extent_pages : region.page_count;
+    uint32_t other;
+    const auto take = [&](uint64_t neighbour) {
+      const HomeLock result = lock_home(region.pages[neighbour], region.directory[neighbour], kWrite, true, other);
+      if (result == HomeLock::kRefusedAndRing) settle(region, neighbour, {false, true});
+      return result == HomeLock::kLocked;
+    };
+    while (end < high && take(end)) end++;
+    while (first > low && take(first - 1)) first--;
+  }
+  const uint32_t opened = open_run(region, first, end - first, open_of(grant));
+  const auto now = static_cast<uint32_t>(now_us());
+  for (uint64_t i = first; i < end; i++) {
+    const HomeAfter after = unlock_home(region.pages[i], region.directory[i], grant, opened, now);
+    settle(region, i, {after.page.wake, after.page.ring || after.ring});
+  }
+  member.gate.leave();
+  return true;
+}
+
+void fault_install() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    // The guards and the port exist before the first fault: building a static takes a lock.
+    guard_mprotect();
+    guard_unmapped();
+    guard_null();
+    pthread_atfork(nullptr, nullptr, [] { in_child = true; });
+    struct sigaction ours {};
+    ours.sa_sigaction = handle;
+    // On the alternate stack where a thread has one: the fault may be the stack's own.
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&ours.sa_mask);
+    sigaction(SIGSEGV, &ours, &previous);
+  });
+}
+
+void fault_this_is_coordinator(bool is) { is_coordinator = is; }
+
+uint32_t fault_threads() { return threads_waiting.load(); }
+
+void fault_exiting(int code, uint32_t grace_ms) {
+  process_exits = true;
+  struct Last {
+    int code;
+    uint32_t grace_ms;
+  };
+  auto* last = new Last{code, grace_ms};
+  pthread_t thread;
+  const auto run = [](void* argument) -> void* {
+    const Last what = *static_cast<Last*>(argument);
+    usleep(what.grace_ms * 1000);
+    // Node would join a thread that waits in a fault for ever.
+    for (;;) {
+      if (fault_threads() > 0) _exit(what.code);
+      usleep(50'000);
+    }
+  };
+  if (pthread_create(&thread, nullptr, run, last) == 0) pthread_detach(thread);
+}
+
+void fault_die(const Region& region, uint64_t offset, bool write) {
+  Line line;
+  const uint32_t down = effective_down(region);
+  const uint64_t page = offset >> region.page_shift;
+  if (is_final(down) || region.pages == nullptr) {
+    line << "faultline: region '" << region.name << "' was accessed at offset " << offset << " after ";
+    switch (down) {
+      case kEvicted: line << "this member was evicted from the cluster"; break;
+      case kClusterLost: line << "the cluster was lost"; break;
+      case kDestroyed: line << "the region was destroyed"; break;
+      case kCoordinatorDied: line << "the coordinator ended"; break;
+      default: line << "close()"; break;
+    }
+  } else {
+    const PageEntry& entry = region.pages[page];
+    line << "faultline: page " << page << " (offset " << page * region.page_size << ") of region '" << region.name << "' is lost: the only copy was at member "
+         << entry.loss_member.load() << ", which was gone in epoch " << entry.loss_epoch.load();
+  }
+  line << " (" << (write ? "write" : "read") << " by thread " << static_cast<uint64_t>(syscall(SYS_gettid)) << " outside attempt())";
+  line.print();
+  struct sigaction standard {};
+  standard.sa_handler = SIG_DFL;
+  sigaction(SIGBUS, &standard, nullptr);
+  sigset_t bus;
+  sigemptyset(&bus);
+  sigaddset(&bus, SIGBUS);
+  pthread_sigmask(SIG_UNBLOCK, &bus, nullptr);
+  kill(getpid(), SIGBUS);
+  for (;;) pause();
+}
+
+}  // namespace faultline

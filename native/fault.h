@@ -1,0 +1,29 @@
+// The SIGSEGV handler: where a faulting thread finds its page, or waits for it.
+#pragma once
+
+#include <cstdint>
+
+#include "region.h"
+
+namespace faultline {
+
+// Installs the handler, once for the process. Whatever handled SIGSEGV before gets every address that is not ours.
+void fault_install();
+
+// Marks the calling thread as a coordinator: a fault of its own on an app view could never be served.
+void fault_this_is_coordinator(bool is);
+
+// Threads that wait in the handler now, over all regions.
+uint32_t fault_threads();
+
+// From here on no wait ends; after the grace the process leaves by _exit(code) if threads are still in the handler.
+void fault_exiting(int code, uint32_t grace_ms);
+
+// Ends the process because of an access to this page: one line on stderr, then SIGBUS. Async-signal-safe.
+[[noreturn]] void fault_die(const Region& region, uint64_t offset, bool write);
+
+// D1 for a page that is homed here, and for as much of its extent as nobody has used. true: it is open (or the kernel
+// has no mapping left; the caller looks again). Async-signal-safe.
+bool open_home(Region& region, uint64_t page, uint32_t access);
+
+}  // namespace faultline

@@ -1,0 +1,390 @@
+#include "region.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "attempt.h"
+#include "futex.h"
+
+namespace faultline {
+namespace {
+
+// Regions alive in one process, those included whose addresses are kept for buffers.
+constexpr uint32_t kRegions = 1024;
+
+std::atomic<Region*> regions[kRegions];
+std::atomic<uint32_t> region_high{0};  // places in use lie below it
+uint32_t place_uses[kRegions];
+
+// Guards creation, mapping, going down and release; never taken in the handler.
+std::recursive_mutex& mutex() {
+  static std::recursive_mutex* const one = new std::recursive_mutex;
+  return *one;
+}
+
+void* reserve_table(uint64_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  madvise(memory, bytes, MADV_DONTDUMP);
+  return memory;
+}
+
+void hide(void* memory, uint64_t bytes) {
+  // Neither core dumps nor forked children should have the cluster's memory.
+  madvise(memory, bytes, MADV_DONTDUMP);
+  madvise(memory, bytes, MADV_DONTFORK);
+}
+
+uint64_t round_up(uint64_t bytes) { return (bytes + 4095) & ~uint64_t{4095}; }
+
+void free_tables(Region& region) {
+  if (region.pages != nullptr) munmap(region.pages, round_up(region.page_count * sizeof(PageEntry)));
+  if (region.directory != nullptr) munmap(region.directory, round_up(region.page_count * sizeof(DirectoryEntry)));
+  if (region.homed != nullptr) munmap(region.homed, round_up(region.extent_count));
+  if (region.touched != nullptr) munmap(region.touched, round_up(region.extent_count));
+  region.pages = nullptr;
+  region.directory = nullptr;
+  region.homed = nullptr;
+  region.touched = nullptr;
+}
+
+// Takes BUSY on every open page of the region that is in [first, end); waits for those that are BUSY.
+void take_all(Region& region, uint64_t first, uint64_t end, bool also_pinned, bool wait, std::vector<uint64_t>& taken) {
+  for (uint64_t extent = first / region.extent_pages; extent * region.extent_pages < end; extent++) {
+    if (!(region.touched[extent].load() & kPagesTouched)) continue;
+    const uint64_t from = std::max(first, extent * region.extent_pages);
+    const uint64_t to = std::min({end, (extent + 1) * region.extent_pages, region.page_count});
+    for (uint64_t page = from; page < to; page++) {
+      for (int tries = 0;; tries++) {
+        if (begin_coalesce(region.pages[page], also_pinned)) {
+          taken.push_back(page);
+          break;
+        }
+        // BUSY ends by itself: it is held over a protection change or a copy only.
+        if (!wait || !(region.pages[page].word.load() & kBusy) || tries > 1000000) break;
+        sched_yield();
+      }
+    }
+  }
+}
+
+}  // namespace
+
+double histogram_bound(int bucket) {
+  if (bucket >= RegionStats::kBuckets - 1) return INFINITY;
+  return std::exp2(static_cast<double>(bucket) / 4.0);
+}
+
+int histogram_bucket(uint64_t us) {
+  if (us <= 1) return 0;
+  // Four buckets for each power of two, without floating point: the handler uses it.
+  const int power = 63 - __builtin_clzll(us);
+  const uint64_t rest = power >= 2 ? (us >> (power - 2)) & 3 : (us << (2 - power)) & 3;
+  const int bucket = power * 4 + static_cast<int>(rest) + 1;
+  return bucket < RegionStats::kBuckets ? bucket : RegionStats::kBuckets - 1;
+}
+
+uint32_t effective_down(const Region& region) {
+  const uint32_t own = region.down.load();
+  if (own != kUp) return own;
+  return region.member->handle == region.member_handle ? region.member->down.load() : uint32_t{kClosed};
+}
+
+Region* region_at(uint32_t handle) {
+  const uint32_t place = (handle & 0x3ff);
+  Region* region = place < kRegions ? regions[place].load() : nullptr;
+  return region != nullptr && region->handle == handle && !region->released ? region : nullptr;
+}
+
+Region* region_enter(uintptr_t address) {
+  const uint32_t high = region_high.load();
+  for (uint32_t i = 0; i < high; i++) {
+    Region* region = regions[i].load();
+    if (region == nullptr) continue;
+    const uintptr_t app = region->app.load();
+    if (app == 0 || address - app >= region->size) continue;
+    region->active.fetch_add(1);
+    // Its addresses may have passed to another region meanwhile.
+    if (regions[i].load() == region && region->app.load() == app) return region;
+    region->active.fetch_sub(1);
+  }
+  return nullptr;
+}
+
+Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFailure& failure) {
+  Member* member = member_at(member_handle);
+  if (member == nullptr) {
+    failure = {"ERR_NATIVE_HANDLE", "", 0};
+    return nullptr;
+  }
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  uint32_t place = 0;
+  while (place < kRegions && regions[place].load() != nullptr) place++;
+  if (place == kRegions) {
+    failure = {"ERR_OUT_OF_MEMORY", "region_create", ENOMEM};
+    return nullptr;
+  }
+  // Never deleted while a handler may look at it: see region_release.
+  Region* region = new Region;
+  region->handle = (++place_uses[place] << 10) | place;
+  region->member_handle = member_handle;
+  region->member = member;
+  region->id = spec.id;
+  std::strncpy(region->name, spec.name.c_str(), sizeof region->name - 1);
+  region->size = spec.size;
+  region->page_size = spec.page_size;
+  region->page_shift = __builtin_ctzll(spec.page_size);
+  region->page_count = spec.size >> region->page_shift;
+  region->extent_pages = spec.extent_pages;
+  region->extent_count = (region->page_count + spec.extent_pages - 1) / spec.extent_pages;
+  region->mapped = spec.mapped;
+  region->guard = spec.mapped ? &guard_unmapped() : &guard_null();
+  region->pages = static_cast<PageEntry*>(reserve_table(round_up(region->page_count * sizeof(PageEntry))));
+  region->directory = static_cast<DirectoryEntry*>(reserve_table(round_up(region->page_count * sizeof(DirectoryEntry))));
+  region->homed = static_cast<std::atomic<uint8_t>*>(reserve_table(round_up(region->extent_count)));
+  region->touched = static_cast<std::atomic<uint8_t>*>(reserve_table(round_up(region->extent_count)));
+  bool whole = region->pages != nullptr && region->directory != nullptr && region->homed != nullptr && region->touched != nullptr;
+  if (!whole) failure = {"ERR_OUT_OF_MEMORY", "mmap", errno};
+  if (whole && spec.mapped) {
+    region->memfd = memfd_create("faultline", MFD_CLOEXEC);
+    if (region->memfd < 0) failure = {"ERR_SYSTEM", "memfd_create", errno};
+    else if (ftruncate(region->memfd, static_cast<off_t>(spec.size)) != 0) failure = {"ERR_OUT_OF_MEMORY", "ftruncate", errno};
+    else {
+      void* view = mmap(nullptr, spec.size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, region->memfd, 0);
+      if (view == MAP_FAILED) failure = {"ERR_OUT_OF_MEMORY", "mmap", errno};
+      else {
+        hide(view, spec.size);
+        region->service = static_cast<uint8_t*>(view);
+      }
+    }
+    whole = region->service != nullptr;
+  }
+  if (!whole) {
+    if (region->memfd >= 0) close(region->memfd);
+    free_tables(*region);
+    delete region;
+    return nullptr;
+  }
+  regions[place].store(region);
+  if (place >= region_high.load()) region_high.store(place + 1);
+  return region;
+}
+
+bool region_map(Region& region, uintptr_t address, SystemFailure& failure) {
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  if (region.app.load() != 0) {
+    if (region.app.load() == address) return true;
+    failure = {"ERR_ADDRESS_TAKEN", "", EEXIST};
+    return false;
+  }
+  int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+  Reservation* reservation = nullptr;
+  // An earlier member's region at this very place may have left buffers that still live: they see the new one.
+  for (uint32_t i = 0; i < region_high.load(); i++) {
+    Region* old = regions[i].load();
+    if (old == nullptr || !old->released || old->app.load() != address || old->size != region.size) continue;
+    reservation = old->reservation;
+    old->reservation = nullptr;
+    old->app.store(0);
+    regions[i].store(nullptr);
+    flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+    break;
+  }
+  void* view = mmap(reinterpret_cast<void*>(address), region.size, PROT_NONE, flags, region.memfd, 0);
+  if (view == MAP_FAILED || view != reinterpret_cast<void*>(address)) {
+    if (view != MAP_FAILED) munmap(view, region.size);
+    const int error = view == MAP_FAILED ? errno : EEXIST;
+    failure = {error == EEXIST ? "ERR_ADDRESS_TAKEN" : "ERR_OUT_OF_MEMORY", "mmap", error};
+    return false;
+  }
+  hide(view, region.size);
+  if (reservation == nullptr) {
+    reservation = new Reservation;
+    reservation->address = address;
+    reservation->size = region.size;
+  }
+  region.reservation = reservation;
+  region.guard = &guard_mprotect();
+  region.app.store(address);
+  return true;
+}
+
+void region_down(Region& region, uint32_t down, const std::string& detail) {
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  const uint32_t before = region.down.load();
+  // close() of the last handle can be undone by opening again; the other final codes can't.
+  if (is_final(before) && before != kClosed) return;
+  if (down != kUp) std::strncpy(region.detail, detail.c_str(), sizeof region.detail - 1);
+  region.down.store(down);
+  if (down == kUp) return;
+  std::vector<uint64_t> taken;
+  take_all(region, 0, region.page_count, true, true, taken);
+  if (!taken.empty() && region.app.load() != 0) {
+    // Every handler that opens a page after this saw `down` after it took BUSY, and opened nothing.
+    if (!region.guard->set(region, 0, region.page_count, kOpenNone)) region.guard->set(region, 0, region.page_count, kOpenNone);
+  }
+  for (const uint64_t page : taken) settle(region, page, finish(region.pages[page], kOpenNone));
+  if (!is_final(down)) return;
+  // Threads that sleep on a page look again, and find the region down.
+  for (uint64_t extent = 0; extent < region.extent_count; extent++) {
+    if (!(region.touched[extent].load() & kPagesTouched)) continue;
+    for (uint64_t page = extent * region.extent_pages; page < std::min(region.page_count, (extent + 1) * region.extent_pages); page++) {
+      if (region.pages[page].word.load() & kSleepers) {
+        region.pages[page].word.fetch_add(kSequenceOne);
+        futex_wake(&region.pages[page].word);
+      }
+    }
+  }
+  region.coalesce_turn.fetch_add(1);
+  futex_wake(&region.coalesce_turn);
+}
+
+void regions_close_views(Member& member, bool final) {
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  const uint32_t down = member.down.load();
+  for (uint32_t i = 0; i < region_high.load(); i++) {
+    Region* region = regions[i].load();
+    if (region == nullptr || region->released || region->member_handle != member.handle) continue;
+    if (final) {
+      region_down(*region, down, member.detail);
+    } else {
+      std::vector<uint64_t> taken;
+      take_all(*region, 0, region->page_count, true, true, taken);
+      if (!taken.empty() && region->app.load() != 0) region->guard->set(*region, 0, region->page_count, kOpenNone);
+      for (const uint64_t page : taken) settle(*region, page, finish(region->pages[page], kOpenNone));
+    }
+  }
+}
+
+void region_release(Region& region) {
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  if (region.released) return;
+  if (!is_final(region.down.load())) region_down(region, kClosed, "");
+  region.released = true;
+  const uintptr_t app = region.app.load();
+  if (app != 0) {
+    attempt_release(app, region.size);
+    // Anonymous and closed: the memfd can go, and no other mapping can come where old buffers point.
+    mmap(reinterpret_cast<void*>(app), region.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  }
+  if (region.service != nullptr) munmap(region.service, region.size);
+  region.service = nullptr;
+  if (region.memfd >= 0) close(region.memfd);
+  region.memfd = -1;
+  // Threads in the handler see the region down and leave; one that is parked because the process exits stays, and
+  // with it the tables.
+  for (int tries = 0; region.active.load() != 0 && tries < 10000; tries++) sched_yield();
+  if (region.active.load() == 0) free_tables(region);
+  Reservation* reservation = region.reservation;
+  if (reservation == nullptr || reservation->buffers.load() == 0) {
+    for (uint32_t i = 0; i < region_high.load(); i++) if (regions[i].load() == &region) regions[i].store(nullptr);
+    region.app.store(0);
+    if (reservation != nullptr) {
+      munmap(reinterpret_cast<void*>(reservation->address), reservation->size);
+      delete reservation;
+      region.reservation = nullptr;
+    }
+    // The struct itself stays: a handler may have read the pointer. It is a few hundred bytes.
+  }
+}
+
+void reservation_unref(Reservation* reservation) {
+  std::lock_guard<std::recursive_mutex> lock(mutex());
+  if (reservation->buffers.fetch_sub(1) != 1) return;
+  for (uint32_t i = 0; i < region_high.load(); i++) {
+    Region* region = regions[i].load();
+    if (region == nullptr || region->reservation != reservation) continue;
+    if (!region->released) return;
+    regions[i].store(nullptr);
+    region->app.store(0);
+    region->reservation = nullptr;
+  }
+  munmap(reinterpret_cast<void*>(reservation->address), reservation->size);
+  delete reservation;
+}
+
+void settle(Region& region, uint64_t page, After after) {
+  if (after.wake) futex_wake(&region.pages[page].word);
+  if (after.ring && region.member->handle == region.member_handle) region.member->ring.push({kRingFree, region.handle, page, 0, 0});
+}
+
+uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
+  if (wanted == kOpenNone) return kOpenNone;
+  // Checked after BUSY was taken: who closes all views takes BUSY after it has said "down".
+  if (effective_down(region) != kUp) return kOpenNone;
+  region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
+  if (region.guard->set(region, first, count, wanted)) return wanted;
+  region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
+  return kOpenNone;
+}
+
+uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
+  region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
+  if (region.guard->set(region, first, count, wanted)) return wanted;
+  region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
+  // A run can't be closed for want of mappings: closing more than it joins mappings instead of splitting them.
+  for (uint64_t span = 64;; span *= 8) {
+    const uint64_t from = first / span * span;
+    const uint64_t to = std::min(region.page_count, (first + count + span - 1) / span * span);
+    // BUSY is needed for the closed pages, too: nobody may open one of them in the middle of this.
+    std::vector<bool> ours(to - from, false);
+    for (uint64_t page = from; page < to; page++) {
+      const bool own = page >= first && page < first + count;
+      if (!own) region.touch(page, kPagesTouched);
+      ours[page - from] = own || begin_closing(region.pages[page]);
+    }
+    bool closed = false;
+    for (uint64_t start = from; start < to;) {
+      uint64_t end = start + 1;
+      while (end < to && ours[end - from] == ours[start - from]) end++;
+      if (ours[start - from]) {
+        const bool done = region.guard->set(region, start, end - start, kOpenNone);
+        if (start <= first && first < end) closed = done;
+        for (uint64_t page = start; page < end; page++) {
+          if (page >= first && page < first + count) continue;
+          const uint32_t before = open(region.pages[page].word.load());
+          if (done && before != kOpenNone) region.stats.coalesced.fetch_add(1, std::memory_order_relaxed);
+          settle(region, page, finish(region.pages[page], done ? uint32_t{kOpenNone} : before));
+        }
+      }
+      start = end;
+    }
+    if (closed || span >= region.page_count) return kOpenNone;
+  }
+}
+
+void coalesce(Region& region, uint64_t page) {
+  // Enough to open many pages before it is needed again: what lies within 16 MiB of 4 KiB pages.
+  for (uint64_t span = 4096;; span *= 4) {
+    const uint64_t from = page / span * span;
+    const uint64_t to = std::min(region.page_count, from + span);
+    std::vector<uint64_t> taken;
+    take_all(region, from, to, false, false, taken);
+    uint64_t closed = 0;
+    for (size_t start = 0; start < taken.size();) {
+      size_t stop = start + 1;
+      while (stop < taken.size() && taken[stop] == taken[stop - 1] + 1) stop++;
+      const bool done = region.guard->set(region, taken[start], stop - start, kOpenNone);
+      for (size_t i = start; i < stop; i++) {
+        PageEntry& entry = region.pages[taken[i]];
+        settle(region, taken[i], finish(entry, done ? uint32_t{kOpenNone} : open(entry.word.load())));
+      }
+      if (done) closed += stop - start;
+      start = stop;
+    }
+    region.stats.coalesced.fetch_add(closed, std::memory_order_relaxed);
+    if (closed >= 64 || span >= region.page_count) break;
+  }
+  region.coalesce_turn.fetch_add(1);
+  futex_wake(&region.coalesce_turn);
+}
+
+}  // namespace faultline

@@ -1,0 +1,121 @@
+// A region at this member: a memfd mapped twice (the app view, guarded, at the same address in every member; the service
+// view, always writable), and the tables of page words and directory words.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "directory.h"
+#include "guard.h"
+#include "member.h"
+
+namespace faultline {
+
+struct RegionStats {
+  std::atomic<uint64_t> read_faults, write_faults, local_faults, joined_faults, upgrade_faults, lost_faults;
+  std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced;
+  std::atomic<uint64_t> installed_pages, discarded_pages, installed_bytes, installed_without_bytes;
+  std::atomic<uint64_t> invalidated_pages, recalled_pages;
+  // µs that threads waited in faults that others had to serve: four buckets for each power of two, from 1 µs.
+  static constexpr int kBuckets = 96;
+  std::atomic<uint64_t> waits[kBuckets];
+};
+double histogram_bound(int bucket);
+int histogram_bucket(uint64_t us);
+
+// What an extent's pages are at this member.
+enum Homed : uint8_t { kNotHomed = 0, kHomed = 1, kHomedLost = 2 };
+enum Touched : uint8_t { kPagesTouched = 1, kDirectoryTouched = 2 };
+
+// The addresses of an app view. They outlive the region while buffers over them do.
+struct Reservation {
+  uintptr_t address = 0;
+  uint64_t size = 0;
+  std::atomic<uint32_t> buffers{0};
+};
+
+struct Region {
+  uint32_t handle = 0;
+  uint32_t member_handle = 0;
+  Member* member = nullptr;
+  uint32_t id = 0;
+  char name[256] = {};
+  uint64_t size = 0;
+  uint64_t page_size = 0;
+  int page_shift = 0;
+  uint64_t page_count = 0;
+  uint64_t extent_pages = 0;
+  uint64_t extent_count = 0;
+  bool mapped = true;
+
+  int memfd = -1;
+  uint8_t* service = nullptr;
+  std::atomic<uintptr_t> app{0};
+  Reservation* reservation = nullptr;
+  Guard* guard = nullptr;
+
+  PageEntry* pages = nullptr;
+  DirectoryEntry* directory = nullptr;
+  std::atomic<uint8_t>* homed = nullptr;
+  std::atomic<uint8_t>* touched = nullptr;
+
+  // A Down code of its own, besides the member's.
+  std::atomic<uint32_t> down{kUp};
+  char detail[256] = {};
+  // Moves when mappings were given back: threads that could not open a page wait on it.
+  std::atomic<uint32_t> coalesce_turn{0};
+  // Threads in the handler with this region: its tables stay while there are any.
+  std::atomic<uint32_t> active{0};
+  std::atomic<bool> released{false};
+  RegionStats stats{};
+
+  uint64_t extent_of(uint64_t page) const { return page / extent_pages; }
+  void touch(uint64_t page, uint8_t what) {
+    std::atomic<uint8_t>& flags = touched[extent_of(page)];
+    if ((flags.load(std::memory_order_relaxed) & what) != what) flags.fetch_or(what);
+  }
+  bool homed_here(uint64_t page) const { return homed[extent_of(page)].load() == kHomed; }
+};
+
+// Why accesses can't be served now, or kUp.
+uint32_t effective_down(const Region& region);
+
+struct SystemFailure {
+  const char* code = nullptr;  // nullptr: none
+  const char* syscall = "";
+  int error = 0;
+};
+
+struct RegionSpec {
+  uint32_t id;
+  std::string name;
+  uint64_t size, page_size, extent_pages;
+  bool mapped;
+};
+
+Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFailure& failure);
+Region* region_at(uint32_t handle);
+bool region_map(Region& region, uintptr_t address, SystemFailure& failure);
+void region_down(Region& region, uint32_t down, const std::string& detail);
+void region_release(Region& region);
+void reservation_unref(Reservation* reservation);
+// Closes every app view of the member; final: the regions stay down with the member's code.
+void regions_close_views(Member& member, bool final);
+
+// For the handler: the region whose app view has this address, with its active count raised; nullptr if none.
+// Async-signal-safe.
+Region* region_enter(uintptr_t address);
+inline void region_leave(Region& region) { region.active.fetch_sub(1); }
+
+// What transitions leave to do: wakes sleepers, tells the coordinator that a page is free. Async-signal-safe.
+void settle(Region& region, uint64_t page, After after);
+
+// Opens a run of BUSY pages as far as `wanted`; returns what is open now.
+uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
+// Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. Not in the handler.
+uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
+// M14. Gives mappings back around a page, then wakes who waits for them.
+void coalesce(Region& region, uint64_t page);
+
+}  // namespace faultline
