@@ -5,6 +5,7 @@
  * All other threads wait for this one, so it waits for nobody: no Atomics.wait or notify, nothing that runs on libuv's
  * thread pool, nothing that needs the main thread.
  */
+import { writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import type { CoordinatorSettings, Started } from '../calls.js';
 import { FaultlineError, makeError, toWire } from '../errors.js';
@@ -96,6 +97,19 @@ class Coordinator {
 
   failed(error: unknown): void {
     this.post({ failed: toWire(error) });
+    this.stop();
+  }
+
+  /** Something that must not happen has happened. */
+  broken(error: Error): void {
+    if (this.state === 'stopped') return;
+    // The worker's own process.stderr would need the main thread.
+    writeSync(2, `faultline: the coordinator of ${this.settings.key} ended: ${error.stack ?? error.message}\n`);
+    const wire = toWire(makeError('ERR_FAULTLINE_COORDINATOR', `the coordinator ended: ${error.message}`));
+    native.memberDown(this.member, Down.CoordinatorDied, '');
+    this.clients.fail(makeError(wire.code, wire.message));
+    this.clients.notify({ event: 'over', error: wire });
+    if (this.state === 'joining') this.post({ failed: wire });
     this.stop();
   }
 
@@ -214,14 +228,13 @@ class Coordinator {
   /** Closes everything; the worker ends by itself when nothing keeps its loop. */
   private stop(): void {
     if (this.state === 'stopped') return;
-    const wasOver = this.state === 'over';
     this.state = 'stopped';
     if (this.ticker !== null) clearInterval(this.ticker);
     native.setLease(this.member, 0);
     const close = this.session?.close() ?? Promise.resolve();
     void close.catch(() => undefined).then(() => {
       this.clients.close();
-      if (!wasOver) for (const handle of this.handles.values()) native.regionRelease(handle);
+      for (const handle of this.handles.values()) native.regionRelease(handle);
       native.memberStopped(this.member);
       parentPort?.close();
     });
@@ -257,4 +270,7 @@ class Coordinator {
 }
 
 const coordinator = new Coordinator(workerData as CoordinatorSettings);
+// A broken assumption of the protocol, most likely. Nothing may go on from here, but the end must be an orderly one: a
+// worker that ends with a receive pending takes the whole process down.
+process.on('uncaughtException', (error) => coordinator.broken(error));
 coordinator.join().catch((error: unknown) => coordinator.failed(error));
