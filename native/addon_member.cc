@@ -183,11 +183,10 @@ Napi::Value lease(const Napi::CallbackInfo& info) {
 
 void die(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
-  arguments.member(0);
+  Member* member = arguments.member(0);
   Region* region = arguments.region(1);
-  if (!arguments.ok) return;
-  const uint64_t page = arguments.page(2, region);
-  if (arguments.ok) fault_die(*region, page * region->page_size, false);
+  if (arguments.ok) arguments.page(2, region);
+  if (arguments.ok) fault_die(*region, member->dying_offset, member->dying_write, member->dying_thread);
 }
 
 Napi::Value gate_close(const Napi::CallbackInfo& info) {

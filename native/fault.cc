@@ -151,12 +151,17 @@ void refuse(const Fault& fault, uint32_t down) {
   if (process_exits) park();
   if (down == 0 && region.member->handle == region.member_handle && region.member->attached) {
     Member& member = *region.member;
-    if (!member.dying.exchange(true)) member.ring.push({kRingFatal, region.handle, fault.page, fault.access, 0});
+    if (!member.dying.exchange(true)) {
+      member.dying_offset = info.offset;
+      member.dying_write = fault.access == kWrite;
+      member.dying_thread = static_cast<uint32_t>(syscall(SYS_gettid));
+      member.ring.push({kRingFatal, region.handle, fault.page, fault.access, 0});
+    }
     const uint64_t until = now_us() + kLastWords;
     const uint32_t never = 0;
     while (now_us() < until) futex_wait(&never, 0, kLookAgain);
   }
-  fault_die(region, info.offset, fault.access == kWrite);
+  fault_die(region, info.offset, fault.access == kWrite, static_cast<uint32_t>(syscall(SYS_gettid)));
 }
 
 // ---- the same instruction again ------------------------------------------------------------------------------------
@@ -394,7 +399,7 @@ void fault_exiting(int code, uint32_t grace_ms) {
   if (pthread_create(&thread, nullptr, run, last) == 0) pthread_detach(thread);
 }
 
-void fault_die(const Region& region, uint64_t offset, bool write) {
+void fault_die(const Region& region, uint64_t offset, bool write, uint32_t thread) {
   Line line;
   const uint32_t down = effective_down(region);
   const uint64_t page = offset >> region.page_shift;
@@ -412,7 +417,7 @@ void fault_die(const Region& region, uint64_t offset, bool write) {
     line << "faultline: page " << page << " (offset " << page * region.page_size << ") of region '" << region.name << "' is lost: the only copy was at member "
          << entry.loss_member.load() << ", which was gone in epoch " << entry.loss_epoch.load();
   }
-  line << " (" << (write ? "write" : "read") << " by thread " << static_cast<uint64_t>(syscall(SYS_gettid)) << " outside attempt())";
+  line << " (" << (write ? "write" : "read") << " by thread " << uint64_t{thread} << " outside attempt())";
   line.print();
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;

@@ -20,7 +20,7 @@ uint32_t fault_threads();
 void fault_exiting(int code, uint32_t grace_ms);
 
 // Ends the process because of an access to this page: one line on stderr, then SIGBUS. Async-signal-safe.
-[[noreturn]] void fault_die(const Region& region, uint64_t offset, bool write);
+[[noreturn]] void fault_die(const Region& region, uint64_t offset, bool write, uint32_t thread);
 
 // D1 for a page that is homed here, and for as much of its extent as nobody has used. true: it is open (or the kernel
 // has no mapping left; the caller looks again). Async-signal-safe.

@@ -64,8 +64,11 @@ struct Member {
   // What is appended to the line that a process dies with; written before `down`.
   char detail[256] = {};
   std::atomic<uint64_t> lease{0};
-  // A thread has asked for the last words already.
+  // A thread has asked for the last words already; what it did, for the line that the process ends with.
   std::atomic<bool> dying{false};
+  std::atomic<uint64_t> dying_offset{0};
+  std::atomic<bool> dying_write{false};
+  std::atomic<uint32_t> dying_thread{0};
   // The coordinator is attached and will answer the ring.
   std::atomic<bool> attached{false};
   std::atomic<bool> stopped{false};
