@@ -128,6 +128,7 @@ export class Directory {
   close(): void {
     if (this.member !== null) {
       // Removed while it is still locked: nobody else can have taken it for its own by then.
+      fs.rmSync(this.socket(this.member.id), { force: true });
       fs.rmSync(this.memberLock(this.member.id), { force: true });
       this.host.closeFile(this.member.file);
       this.member = null;
