@@ -362,13 +362,15 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
 }
 
 void coalesce(Region& region, uint64_t page) {
-  // Enough to open many pages before it is needed again: what lies within 16 MiB of 4 KiB pages.
-  for (uint64_t span = 4096;; span *= 4) {
-    const uint64_t from = page / span * span;
-    const uint64_t to = std::min(region.page_count, from + span);
+  // So many pages that it is not needed again soon. The hand goes round, so that what was used last is closed last.
+  constexpr uint64_t kEnough = 8192;
+  uint64_t closed = 0;
+  for (uint64_t step = 0; step < region.extent_count && closed < kEnough; step++) {
+    const uint64_t extent = region.coalesce_hand++ % region.extent_count;
+    // The page that is about to be opened, and its neighbours, are in use.
+    if (extent == region.extent_of(page) && step + 1 < region.extent_count) continue;
     std::vector<uint64_t> taken;
-    take_all(region, from, to, false, false, taken);
-    uint64_t closed = 0;
+    take_all(region, extent * region.extent_pages, std::min(region.page_count, (extent + 1) * region.extent_pages), false, false, taken);
     for (size_t start = 0; start < taken.size();) {
       size_t stop = start + 1;
       while (stop < taken.size() && taken[stop] == taken[stop - 1] + 1) stop++;
@@ -380,9 +382,8 @@ void coalesce(Region& region, uint64_t page) {
       if (done) closed += stop - start;
       start = stop;
     }
-    region.stats.coalesced.fetch_add(closed, std::memory_order_relaxed);
-    if (closed >= 64 || span >= region.page_count) break;
   }
+  region.stats.coalesced.fetch_add(closed, std::memory_order_relaxed);
   region.coalesce_turn.fetch_add(1);
   futex_wake(&region.coalesce_turn);
 }

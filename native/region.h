@@ -65,6 +65,8 @@ struct Region {
   char detail[256] = {};
   // Moves when mappings were given back: threads that could not open a page wait on it.
   std::atomic<uint32_t> coalesce_turn{0};
+  // The extent where the next giving back of mappings begins.
+  uint64_t coalesce_hand = 0;
   // Threads in the handler with this region: its tables stay while there are any.
   std::atomic<uint32_t> active{0};
   std::atomic<bool> released{false};
