@@ -85,18 +85,23 @@ class Opening {
     let session: EmbeddedSession | null = null;
     const transport = new Transport({ silence: options.silence }, (frames, answer) => session?.received(frames, answer));
     try {
-      if (tcp !== null) {
-        const code = tryBind(transport, options.cluster);
-        if (code !== null) {
-          // Somebody has the address: that one is the cluster, whoever runs it.
-          await transport.close();
-          return await this.follow(options.cluster);
-        }
-      }
       if (!(await this.takeMember(FIRST))) throw makeError('ERR_FAULTLINE_SYSTEM', `'${directory.path}': the first member's lock is taken, and nobody else can be here`);
-      const endpoint = transport.bind(tcp === null ? `ipc://${directory.socket(FIRST)}` : `tcp://${tcp.host}:*`);
-      session = new EmbeddedSession(this.host, options, this.events, directory, transport, { clusterId, self: FIRST, registrar: FIRST, silence: options.silence, endpoint });
-      session.wellKnown = tcp !== null;
+      let endpoint: string | null;
+      try {
+        endpoint = transport.bind(tcp === null ? `ipc://${directory.socket(FIRST)}` : `tcp://${tcp.host}:*`);
+      } catch (error) {
+        if (tcp === null || !isElsewhere((error as NodeJS.ErrnoException).code)) throw cantListen(options.cluster, error);
+        endpoint = null;
+      }
+      if (endpoint !== null) session = new EmbeddedSession(this.host, options, this.events, directory, transport, { clusterId, self: FIRST, registrar: FIRST, silence: options.silence, endpoint });
+      const obstacle = session?.openDoor() ?? null;
+      if (session === null || endpoint === null || obstacle === 'EADDRINUSE') {
+        // The address is another machine's, or somebody has it here: that one is the cluster, whoever runs it.
+        await (session ?? transport).close();
+        directory.close();
+        return await this.follow(options.cluster);
+      }
+      if (obstacle !== null) throw cantListen(options.cluster, obstacle);
       session.registrar = new Registrar(session, clusterId);
       session.registrar.begin();
       directory.writeHint({ endpoint, clusterId, member: FIRST });
@@ -123,6 +128,10 @@ class Opening {
     try {
       registrar.say(hello(this.options.name));
       const answer = await registrar.answer(this.patience(), this.signal);
+      if (answer?.kind === 'refused' && answer.reason === 'moved' && endpoint !== answer.endpoint) {
+        await give();
+        return await this.follow(answer.endpoint!);
+      }
       if (answer?.kind === 'refused' && answer.reason !== 'retry') throw refusal(answer);
       if (answer?.kind !== 'welcome') return await give();
       welcome = answer;
@@ -247,16 +256,14 @@ function parseTcp({ cluster }: SessionOptions): { host: string; port: number } |
   return { host, port: Number(match[2]) };
 }
 
-/** Null, or the code of the error for which somebody else has to be asked instead. */
-function tryBind(transport: Transport, endpoint: string): string | null {
-  try {
-    transport.bind(endpoint);
-    return null;
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'EADDRINUSE' || code === 'EADDRNOTAVAIL' || code === 'ENODEV') return code;
-    throw makeError('ERR_FAULTLINE_SYSTEM', `can't listen at ${endpoint}: ${message}`, { errno: (error as NodeJS.ErrnoException).errno, syscall: 'bind' });
-  }
+/** The address belongs to another machine. */
+function isElsewhere(code: string | undefined): boolean {
+  return code === 'EADDRNOTAVAIL' || code === 'ENODEV';
+}
+
+function cantListen(cluster: string, cause: unknown): Error {
+  const { message, errno } = cause instanceof Error ? (cause as NodeJS.ErrnoException) : { message: String(cause), errno: undefined };
+  return makeError('ERR_FAULTLINE_SYSTEM', `can't listen at ${cluster}: ${message}`, { errno, syscall: 'bind' });
 }
 
 /** This machine's address on the way to an endpoint: connecting a datagram socket asks the routing table, and sends nothing. */

@@ -7,9 +7,9 @@ import { makeError } from '../../errors.js';
 import type { ClusterState, Envelope, MemberId, MemberInfo, Message } from '../protocol/messages.js';
 import { LEASE_SHARE } from '../protocol/liveness.js';
 import type { RegistrySnapshot } from '../protocol/registry.js';
-import { decodeJoin, encodeJoin, isJoin, type JoinMessage } from '../transport/joining.js';
+import { decodeJoin, encodeJoin, incompatible, isJoin, type JoinMessage } from '../transport/joining.js';
 import { MalformedError } from '../transport/malformed.js';
-import type { Answer, Channel, Transport } from '../transport/transport.js';
+import type { Answer, Channel, Listener, Transport } from '../transport/transport.js';
 import { clusterHash, type Decoded, decode, encode } from '../transport/wire.js';
 import type { Directory, Host } from './directory.js';
 import { PendingCalls } from './pending.js';
@@ -56,8 +56,7 @@ export class EmbeddedSession implements Session {
   private readonly ticker: NodeJS.Timeout;
   private end: Error | null = null;
   private leaving = false;
-  /** It listens at the address by which the cluster is known. */
-  wellKnown = false;
+  private door: Listener | null = null;
 
   constructor(
     readonly host: Host,
@@ -128,26 +127,41 @@ export class EmbeddedSession implements Session {
   /** frames of one message to this member's Router. */
   received(frames: Uint8Array[], answer: Answer): void {
     if (this.end !== null) return;
+    let decoded: Decoded | JoinMessage;
     try {
-      if (isJoin(frames[0])) return this.joinMessage(decodeJoin(frames[0]), answer);
-      const decoded = this.decode(frames);
-      this.accept(decoded, answer);
+      decoded = isJoin(frames[0]) ? decodeJoin(frames[0]) : this.decode(frames);
     } catch (error) {
-      if (!(error instanceof MalformedError)) throw error;
-      this.counters.malformed++;
-      answer(encodeJoin({ kind: 'refused', reason: 'malformed', message: error.message }));
+      return this.malformed(error, answer);
     }
+    if ('kind' in decoded) this.joinMessage(decoded, answer);
+    else this.accept(decoded, answer);
+  }
+
+  /** What comes to the cluster's own address: whoever may come in is told where this member is really found. */
+  private atTheDoor(frames: Uint8Array[], answer: Answer): void {
+    try {
+      const message = decodeJoin(frames[0]);
+      if (message.kind !== 'hello') throw new MalformedError(`'${message.kind}' said at the cluster's address`);
+      answer(encodeJoin(incompatible(message) ?? { kind: 'refused', reason: 'moved', message: `member ${this.self} serves this cluster`, endpoint: this.membership.endpoint }));
+    } catch (error) {
+      this.malformed(error, answer);
+    }
+  }
+
+  private malformed(error: unknown, answer: Answer): void {
+    if (!(error instanceof MalformedError)) throw error;
+    this.counters.malformed++;
+    answer(encodeJoin({ kind: 'refused', reason: 'malformed', message: error.message }));
   }
 
   /** The registrar's Router may answer on the connection that it was reached by. */
   receivedBack(frames: Uint8Array[]): void {
+    if (isJoin(frames[0])) return;
     try {
-      if (isJoin(frames[0])) return;
       const { message } = this.decode(frames);
       if (message.type === 'evicted') this.evicted(message.epoch);
     } catch (error) {
-      if (!(error instanceof MalformedError)) throw error;
-      this.counters.malformed++;
+      this.malformed(error, () => undefined);
     }
   }
 
@@ -423,24 +437,20 @@ export class EmbeddedSession implements Session {
     });
   }
 
-  /** The address by which a tcp cluster is known, while this member serves it. False if somebody else has it still. */
-  bindWellKnown(): boolean {
-    if (!this.options.cluster.startsWith('tcp:')) return true;
+  /** Listens at the address by which a tcp cluster is known, while this member serves it. Returns the code of the error that prevents it, or null. */
+  openDoor(): string | null {
+    if (!this.options.cluster.startsWith('tcp:') || this.door !== null) return null;
     try {
-      this.transport.bind(this.options.cluster);
+      this.door = this.transport.openDoor(this.options.cluster, (frames, answer) => this.atTheDoor(frames, answer));
+      return null;
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      // The address is another machine's: here the cluster is found by the hints in its directory.
-      if (code !== 'EADDRNOTAVAIL') return false;
-      return true;
+      return (error as NodeJS.ErrnoException).code ?? String(error);
     }
-    this.wellKnown = true;
-    return true;
   }
 
-  unbindWellKnown(): void {
-    if (this.wellKnown) this.transport.unbind(this.options.cluster);
-    this.wellKnown = false;
+  closeDoor(): void {
+    if (this.door !== null) void this.transport.closeDoor(this.door);
+    this.door = null;
   }
 
   /** Something that `until` may wait for has changed. */

@@ -172,7 +172,7 @@ export class Registrar {
 
   private letGo(successor: MemberId): void {
     const { session } = this;
-    session.unbindWellKnown();
+    session.closeDoor();
     // Whoever starts on this machine finds the next registrar there, wherever it is.
     const endpoint = session.state.members.find(({ id }) => id === successor)!.endpoint;
     session.directory.writeHint({ endpoint, clusterId: session.state.clusterId, member: successor });
@@ -181,7 +181,7 @@ export class Registrar {
 
   private resume(failed: MemberId): void {
     const { session } = this;
-    session.bindWellKnown();
+    session.openDoor();
     session.directory.writeHint({ endpoint: session.membership.endpoint, clusterId: session.state.clusterId, member: session.self });
     if (!this.reaches(failed)) this.registry.died([failed]);
   }
@@ -191,9 +191,10 @@ export class Registrar {
 export async function takeOver(session: EmbeddedSession, predecessor: MemberId, { snapshot, finished }: { snapshot: RegistrySnapshot; finished: boolean }): Promise<void> {
   const deadline = session.host.now() + TAKING * 1000;
   // A process that starts just now may hold the lock for a moment, to see whether anybody is there.
-  const taken = (await again(session, deadline, () => session.directory.takeRegistrar())) && (await again(session, deadline, () => session.bindWellKnown()));
+  const taken = (await again(session, deadline, () => session.directory.takeRegistrar())) && (await again(session, deadline, () => session.openDoor() !== 'EADDRINUSE'));
   if (session.ended !== null) return;
   if (!taken) {
+    session.closeDoor();
     session.directory.releaseRegistrar();
     return session.send(predecessor, { type: 'tell', topic: NOT_TAKEN, value: null });
   }

@@ -23,8 +23,8 @@ export interface Hello {
 export interface Welcome { kind: 'welcome'; id: number; clusterId: string; registrar: number; silence: number }
 /** The newcomer listens at `endpoint` and holds its lock file. */
 export interface Joined { kind: 'joined'; id: number; endpoint: string }
-/** reason: 'protocol', 'architecture', 'full': for good. 'retry': not now, or not here. 'malformed', 'foreign': a message that was dropped. */
-export interface Refused { kind: 'refused'; reason: string; message: string }
+/** reason: 'protocol', 'architecture', 'full': for good. 'retry': not now, or not here. 'moved': ask at `endpoint`. 'malformed': a message that was dropped. */
+export interface Refused { kind: 'refused'; reason: string; message: string; endpoint?: string }
 export type JoinMessage = Hello | Welcome | Joined | Refused;
 
 export function encodeJoin(message: JoinMessage): Uint8Array {
@@ -32,7 +32,8 @@ export function encodeJoin(message: JoinMessage): Uint8Array {
 }
 
 export function isJoin(frame: Uint8Array): boolean {
-  return frame.byteLength >= PREFIX.length && PREFIX.equals(frame.subarray(0, PREFIX.length));
+  // The first byte tells most messages apart at once: this is asked of every one.
+  return frame[0] === PREFIX[0] && frame.byteLength >= PREFIX.length && PREFIX.equals(frame.subarray(0, PREFIX.length));
 }
 
 /** @throws MalformedError */
@@ -49,7 +50,7 @@ export function decodeJoin(frame: Uint8Array): JoinMessage {
     value?.kind === 'hello' ? are('string', 'arch', 'endianness', 'version', 'name') && are('number', 'pid') && Number.isInteger(protocol?.major) && Number.isInteger(protocol?.minor)
       : value?.kind === 'welcome' ? are('number', 'id', 'registrar', 'silence') && are('string', 'clusterId')
         : value?.kind === 'joined' ? are('number', 'id') && are('string', 'endpoint')
-          : value?.kind === 'refused' && are('string', 'reason', 'message');
+          : value?.kind === 'refused' && are('string', 'reason', 'message') && are(value.reason === 'moved' ? 'string' : 'undefined', 'endpoint');
   if (!right) throw new MalformedError('a join message of the wrong shape');
   return value as unknown as JoinMessage;
 }

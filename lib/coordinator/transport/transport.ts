@@ -31,14 +31,13 @@ export interface TransportOptions {
   silence: number;
 }
 
-export class Transport {
-  readonly counters: TransportCounters = { messagesSent: 0, messagesReceived: 0, bytesSent: 0, bytesReceived: 0 };
+/** A Router and the one loop that reads from it. */
+export class Listener {
   private readonly router: Router;
-  private readonly channels = new Set<Channel>();
   private readonly loop: Promise<void>;
   private closed = false;
 
-  constructor(private readonly options: TransportOptions, receive: Receiver) {
+  constructor(options: TransportOptions, private readonly counters: TransportCounters, receive: Receiver) {
     this.router = new Router({ ...common, ...heartbeats(options), mandatory: true, handover: true, backlog: BACKLOG });
     this.loop = this.receiveAll(receive);
   }
@@ -49,23 +48,10 @@ export class Transport {
     return this.router.lastEndpoint ?? endpoint;
   }
 
-  unbind(endpoint: string): void {
-    this.router.unbindSync(endpoint);
-  }
-
-  /** broken is called once, at most, and not after close(). */
-  connect(endpoint: string, events: { receive(frames: Uint8Array[]): void; broken(): void }): Channel {
-    const channel = new Channel(endpoint, heartbeats(this.options), this.counters, events, () => this.channels.delete(channel));
-    this.channels.add(channel);
-    return channel;
-  }
-
-  /** Resolves when no receive is pending any more: a worker that ends with one takes the whole process down. */
-  async close(): Promise<void> {
-    if (this.closed) return;
+  close(): Promise<void> {
     this.closed = true;
     this.router.close();
-    await Promise.all([this.loop, ...[...this.channels].map((channel) => channel.close())]);
+    return this.loop;
   }
 
   private async receiveAll(receive: Receiver): Promise<void> {
@@ -73,8 +59,7 @@ export class Transport {
       let parts: Buffer[];
       try {
         parts = await this.router.receive();
-      } catch (error) {
-        if (mayGoOn(error) && !this.closed) continue;
+      } catch {
         return;
       }
       if (this.closed) return;
@@ -86,6 +71,57 @@ export class Transport {
         if (!this.closed) this.router.send([connection, frame]).catch(ignore);
       });
     }
+  }
+}
+
+export class Transport {
+  readonly counters: TransportCounters = { messagesSent: 0, messagesReceived: 0, bytesSent: 0, bytesReceived: 0 };
+  private readonly main: Listener;
+  private readonly doors = new Set<Listener>();
+  private readonly channels = new Set<Channel>();
+  private closing: Promise<void> | null = null;
+
+  constructor(private readonly options: TransportOptions, receive: Receiver) {
+    this.main = new Listener(options, this.counters, receive);
+  }
+
+  /** As {@link Listener.bind}, for what is received by this member for good. */
+  bind(endpoint: string): string {
+    return this.main.bind(endpoint);
+  }
+
+  /**
+   * Listens at an address that will be given up again, on a socket of its own: zeromq.js can't give up one address of a
+   * socket without blocking the socket meanwhile. Throws as bind() does.
+   */
+  openDoor(endpoint: string, receive: Receiver): Listener {
+    const door = new Listener(this.options, this.counters, receive);
+    try {
+      door.bind(endpoint);
+    } catch (error) {
+      void door.close();
+      throw error;
+    }
+    this.doors.add(door);
+    return door;
+  }
+
+  closeDoor(door: Listener): Promise<void> {
+    this.doors.delete(door);
+    return door.close();
+  }
+
+  /** broken is called once, at most, and not after close(). */
+  connect(endpoint: string, events: { receive(frames: Uint8Array[]): void; broken(): void }): Channel {
+    const channel = new Channel(endpoint, heartbeats(this.options), this.counters, events, () => this.channels.delete(channel));
+    this.channels.add(channel);
+    return channel;
+  }
+
+  /** Resolves when no receive is pending any more: a worker that ends with one takes the whole process down. */
+  close(): Promise<void> {
+    this.closing ??= Promise.all([this.main, ...this.doors, ...this.channels].map((part) => part.close())).then(ignore);
+    return this.closing;
   }
 }
 
