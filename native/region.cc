@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -54,6 +55,51 @@ void free_tables(Region& region) {
   region.directory = nullptr;
   region.homed = nullptr;
   region.touched = nullptr;
+}
+
+// Mappings that all regions of this process may use. Not all that the kernel allows: at its limit every other mmap of
+// the process fails, too, and libraries that need memory then end it.
+int64_t mapping_budget() {
+  static const int64_t budget = [] {
+    long limit = 65530;
+    if (FILE* file = fopen("/proc/sys/vm/max_map_count", "re")) {
+      if (fscanf(file, "%ld", &limit) != 1) limit = 65530;
+      fclose(file);
+    }
+    return static_cast<int64_t>(limit) * 6 / 10;
+  }();
+  return budget;
+}
+
+std::atomic<int64_t> borders_used{0};
+
+// How many more places of different neighbours there are if the run of pages (BUSY, or about to be so) is set to `open`.
+int64_t new_borders(const Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
+  const auto at = [&](uint64_t page) { return open(region.pages[page].word.load(std::memory_order_relaxed)); };
+  const uint32_t left = first > 0 ? at(first - 1) : wanted;
+  const uint64_t end = first + count;
+  const uint32_t right = end < region.page_count ? at(end) : wanted;
+  int64_t before = 0;
+  uint32_t last = first > 0 ? left : at(first);
+  for (uint64_t page = first; page < end; page++) {
+    const uint32_t here = at(page);
+    before += here != last;
+    last = here;
+  }
+  if (end < region.page_count) before += right != last;
+  return (left != wanted) + (right != wanted) - before;
+}
+
+// Sets what a run of pages allows. false: no mapping is left for it. force: only the kernel may say no.
+bool set_view(Region& region, uint64_t first, uint64_t count, uint32_t wanted, bool force) {
+  // mapping_budget() reads a file the first time: region_create() does that, never a handler.
+  const int64_t more = new_borders(region, first, count, wanted);
+  // A region that uses few can't give any back: it may go on to the kernel's own limit.
+  if (!force && more > 0 && borders_used.load(std::memory_order_relaxed) > mapping_budget() && region.borders.load(std::memory_order_relaxed) > mapping_budget() / 8) return false;
+  if (!region.guard->set(region, first, count, wanted)) return false;
+  region.borders.fetch_add(more, std::memory_order_relaxed);
+  borders_used.fetch_add(more, std::memory_order_relaxed);
+  return true;
 }
 
 // Takes BUSY on every open page of the region that is in [first, end); waits for those that are BUSY.
@@ -125,6 +171,7 @@ Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFail
     failure = {"ERR_NATIVE_HANDLE", "", 0};
     return nullptr;
   }
+  mapping_budget();
   std::lock_guard<std::recursive_mutex> lock(mutex());
   uint32_t place = 0;
   while (place < kRegions && regions[place].load() != nullptr) place++;
@@ -229,7 +276,8 @@ void region_down(Region& region, uint32_t down, const std::string& detail) {
   take_all(region, 0, region.page_count, true, true, taken);
   if (!taken.empty() && region.app.load() != 0) {
     // Every handler that opens a page after this saw `down` after it took BUSY, and opened nothing.
-    if (!region.guard->set(region, 0, region.page_count, kOpenNone)) region.guard->set(region, 0, region.page_count, kOpenNone);
+    region.guard->set(region, 0, region.page_count, kOpenNone);
+    borders_used.fetch_sub(region.borders.exchange(0), std::memory_order_relaxed);
   }
   for (const uint64_t page : taken) settle(region, page, finish(region.pages[page], kOpenNone));
   if (!is_final(down)) return;
@@ -258,7 +306,10 @@ void regions_close_views(Member& member, bool final) {
     } else {
       std::vector<uint64_t> taken;
       take_all(*region, 0, region->page_count, true, true, taken);
-      if (!taken.empty() && region->app.load() != 0) region->guard->set(*region, 0, region->page_count, kOpenNone);
+      if (!taken.empty() && region->app.load() != 0) {
+        region->guard->set(*region, 0, region->page_count, kOpenNone);
+        borders_used.fetch_sub(region->borders.exchange(0), std::memory_order_relaxed);
+      }
       for (const uint64_t page : taken) settle(*region, page, finish(region->pages[page], kOpenNone));
     }
   }
@@ -321,14 +372,14 @@ uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wante
   // Checked after BUSY was taken: who closes all views takes BUSY after it has said "down".
   if (effective_down(region) != kUp) return kOpenNone;
   region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
-  if (region.guard->set(region, first, count, wanted)) return wanted;
+  if (set_view(region, first, count, wanted, false)) return wanted;
   region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
   return kOpenNone;
 }
 
 uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
   region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
-  if (region.guard->set(region, first, count, wanted)) return wanted;
+  if (set_view(region, first, count, wanted, false)) return wanted;
   region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
   // A run can't be closed for want of mappings: closing more than it joins mappings instead of splitting them.
   for (uint64_t span = 64;; span *= 8) {
@@ -346,7 +397,7 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
       uint64_t end = start + 1;
       while (end < to && ours[end - from] == ours[start - from]) end++;
       if (ours[start - from]) {
-        const bool done = region.guard->set(region, start, end - start, kOpenNone);
+        const bool done = set_view(region, start, end - start, kOpenNone, true);
         if (start <= first && first < end) closed = done;
         for (uint64_t page = start; page < end; page++) {
           if (page >= first && page < first + count) continue;
@@ -374,7 +425,7 @@ void coalesce(Region& region, uint64_t page) {
     for (size_t start = 0; start < taken.size();) {
       size_t stop = start + 1;
       while (stop < taken.size() && taken[stop] == taken[stop - 1] + 1) stop++;
-      const bool done = region.guard->set(region, taken[start], stop - start, kOpenNone);
+      const bool done = set_view(region, taken[start], stop - start, kOpenNone, true);
       for (size_t i = start; i < stop; i++) {
         PageEntry& entry = region.pages[taken[i]];
         settle(region, taken[i], finish(entry, done ? uint32_t{kOpenNone} : open(entry.word.load())));

@@ -65,6 +65,8 @@ struct Region {
   char detail[256] = {};
   // Moves when mappings were given back: threads that could not open a page wait on it.
   std::atomic<uint32_t> coalesce_turn{0};
+  // Places in the app view where neighbouring pages allow different accesses: each costs the kernel a mapping.
+  std::atomic<int64_t> borders{0};
   // The extent where the next giving back of mappings begins.
   uint64_t coalesce_hand = 0;
   // Threads in the handler with this region: its tables stay while there are any.
