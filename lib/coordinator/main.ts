@@ -237,6 +237,8 @@ class Coordinator {
       for (const handle of this.handles.values()) native.regionRelease(handle);
       native.memberStopped(this.member);
       parentPort?.close();
+      // No socket is open any more; whatever timer is left has nothing to wait for.
+      setImmediate(() => process.exit());
     });
   }
 

@@ -192,7 +192,9 @@ describe('a region shared by processes', () => {
     const expected = await a.run(async (state) => {
       const { default: Flatbush } = (await state.import('flatbush')) as { default: typeof import('flatbush').default };
       const index = new Flatbush(5000);
-      for (let i = 0; i < 5000; i++) index.add((i * 7919) % 1000, (i * 104729) % 1000);
+      let seed = 1;
+      const next = (): number => (seed = (Math.imul(seed, 1103515245) + 12345) >>> 0) % 1000;
+      for (let i = 0; i < 5000; i++) index.add(next(), next());
       index.finish();
       new Uint8Array(state.region.buffer).set(new Uint8Array(index.data));
       return index.search(100, 100, 200, 200).sort((x, y) => x - y);
