@@ -59,7 +59,8 @@ export class Listener {
       let parts: Buffer[];
       try {
         parts = await this.router.receive();
-      } catch {
+      } catch (error) {
+        if (mayGoOn(error) && !this.closed) continue;
         return;
       }
       if (this.closed) return;
