@@ -45,7 +45,7 @@ export class Registrar {
   succeed(predecessor: MemberId, finished: boolean): void {
     this.registry.takeOver();
     if (finished) this.registry.left(predecessor);
-    else this.registry.died([predecessor]);
+    else this.registry.abandoned(predecessor);
   }
 
   stop(): void {

@@ -133,7 +133,12 @@ export class Registry {
     this.nextLeaver();
   }
 
-  died(members: MemberId[]): void {
+  /** gone: it went by itself, though without handing everything over, so what it had is lost as with the dead. */
+  abandoned(gone: MemberId): void {
+    this.died([gone], [gone]);
+  }
+
+  died(members: MemberId[], knowing: MemberId[] = []): void {
     const dead = members.filter((member) => member !== this.self && this.has(member));
     if (dead.length === 0) return;
     this.changeMembers(this.state.members.filter(({ id }) => !dead.includes(id)), dead);
@@ -143,8 +148,8 @@ export class Registry {
       this.forget(member);
     }
     // Told before the view goes on without them: afterwards there is no channel to them any more.
-    for (const member of dead) this.effects.evict(member, this.state.epoch);
-    this.publish();
+    for (const member of dead) if (!knowing.includes(member)) this.effects.evict(member, this.state.epoch);
+    this.publish(knowing);
     for (const member of dead) this.locks.memberGone(member, true);
     this.barriers.membersDied(dead, this.state.epoch);
     this.nextLeaver();
@@ -236,7 +241,7 @@ export class Registry {
       case 'left': {
         const finished = args.flag('finished');
         done();
-        return finished ? this.left(member) : this.died([member]);
+        return finished ? this.left(member) : this.abandoned(member);
       }
       default: throw makeError('ERR_FAULTLINE_INVALID_ARGUMENT', `there is no call '${op}'`, { argument: 'op' });
     }
