@@ -13,7 +13,7 @@ const INTS = PAGE / 4;
 /** Samples in a block. */
 const BLOCK = 100;
 /** Blocks that only warm up. */
-const WARM_UP = 5;
+const WARM_UP = 30;
 
 const samplesWanted = Number(wanted);
 const blocks = Math.ceil(samplesWanted / BLOCK) + WARM_UP;

@@ -36,7 +36,7 @@ constexpr int kRemembered = 4;
 // ns: the coordinator's time slice.
 constexpr uint64_t kSlice = 100'000;
 // µs that a waiter looks at its word before it sleeps.
-constexpr uint32_t kSpin = 300;
+constexpr uint32_t kSpin = 600;
 std::atomic<uint32_t> usual_wait{kSpin};
 
 struct sigaction previous;
