@@ -35,6 +35,18 @@ void close_wakeup(Wakeup* wakeup) {
   });
 }
 
+// Not by way of Napi::FunctionReference, which turns every failure into a C++ exception: nobody in the event loop could
+// catch that. The call fails without an error of its own if the thread is being ended, for example by process.exit() on
+// the main thread, and then there is nobody to tell. An error that the coordinator threw is an uncaught one there.
+void call_coordinator(const Wakeup& wakeup) {
+  const napi_env env = wakeup.env;
+  Napi::HandleScope scope(env);
+  napi_value global, function, result, error;
+  if (napi_get_global(env, &global) != napi_ok || napi_get_reference_value(env, wakeup.callback, &function) != napi_ok) return;
+  if (napi_make_callback(env, nullptr, global, function, 0, nullptr, &result) != napi_pending_exception) return;
+  if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
+}
+
 // The environment ends. If the coordinator had not stopped its member, it was ended by something else: nobody will
 // answer any more.
 void environment_ends(napi_async_cleanup_hook_handle, void* data) {
@@ -69,8 +81,7 @@ void member_attach(const Napi::CallbackInfo& info) {
     Member* member = member_at(wakeup->member);
     if (member == nullptr || member->stopped) return;
     member->ring.clear();
-    Napi::HandleScope scope(wakeup->env);
-    wakeup->callback.MakeCallback(Napi::Env(wakeup->env).Global(), {});
+    call_coordinator(*wakeup);
   });
   napi_add_async_cleanup_hook(arguments.env, environment_ends, wakeup, &wakeup->hook);
   attached = wakeup;
