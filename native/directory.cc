@@ -28,12 +28,19 @@ void raise_poison(PageEntry& page, uint32_t version) {
   }
 }
 
+// Threads that waited for what is open here now, and have not run yet. While more is asked for (an upgrade), those who wait
+// may be waiting for that, and to keep the copy for them would only make them wait longer: who gets there first has to
+// close it. They run when the upgrade comes.
+bool resuming(uint64_t word) {
+  return (word & kUnresumedMask) != 0 && open(word) != kOpenNone && (word & kPendMask) == 0;
+}
+
 // M8: what keeps a copy from being closed now. Sets DEFER, so that whoever removes the reason rings.
 bool must_wait(PageEntry& page, uint64_t word, bool to_shared, uint32_t now) {
   if (word & kBusy) return true;
   if (word & kWritePinMask) return true;
   if (!to_shared && (word & kReadPinMask)) return true;
-  if ((word & kUnresumedMask) && open(word) != kOpenNone && !after(now, page.installed_at.load() + kResumeLimit)) return true;
+  if (resuming(word) && !after(now, page.installed_at.load() + kResumeLimit)) return true;
   return open(word) != kOpenNone && after(page.resident_until.load(), now);
 }
 
@@ -297,7 +304,7 @@ int32_t deferral(const PageEntry& page, uint32_t now) {
   const uint64_t word = page.word.load();
   // Pins, BUSY and threads that resume are announced; what only time ends is not.
   if ((word & (kBusy | kReadPinMask | kWritePinMask)) != 0) return (word & kDefer) ? -1 : 0;
-  if (word & kUnresumedMask) {
+  if (resuming(word)) {
     const int32_t left = static_cast<int32_t>(page.installed_at.load() + kResumeLimit - now);
     return left > 0 ? left : 0;
   }
