@@ -44,10 +44,18 @@ std::atomic<bool> in_child{false};
 std::atomic<bool> process_exits{false};
 std::atomic<uint32_t> threads_waiting{0};
 
+#if defined(__x86_64__)
+// The general registers and the instruction pointer, which are the first of gregs.
+constexpr int kRegisters = REG_RIP + 1;
+#else
+// The general registers; the stack pointer; the instruction pointer.
+constexpr int kRegisters = 33;
+#endif
+
 // What this thread faulted on at the same instruction. Plain data, in storage that exists before the first fault
 // (initial-exec): the first use of any other thread-local storage might call malloc.
 struct Recent {
-  uintptr_t instruction;
+  uintptr_t registers[kRegisters];
   Region* region[kRemembered];
   uint64_t page[kRemembered];
   int count;
@@ -85,12 +93,27 @@ bool is_write(const void* context) {
 #endif
 }
 
-uintptr_t instruction_of(const void* context) {
+// One register of the interrupted thread, as kRegisters numbers them.
+uintptr_t register_of(const void* context, int number) {
 #if defined(__x86_64__)
-  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[number]);
 #else
-  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.pc);
+  const auto& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
+  return static_cast<uintptr_t>(number < 31 ? machine.regs[number] : number == 31 ? machine.sp : machine.pc);
 #endif
+}
+
+// Has this thread run since the fault that `recent` remembers? An instruction that could not finish is met again with
+// every register as it was. The same instruction in the next turn of a loop differs in at least the address that it
+// wants; were it taken for the former, a loop over two contended pages would hold on to each of them for longer and longer.
+bool has_run_since(const void* context) {
+  bool same = true;
+  for (int i = 0; i < kRegisters; i++) {
+    const uintptr_t value = register_of(context, i);
+    same = same && recent.registers[i] == value;
+    recent.registers[i] = value;
+  }
+  return !same;
 }
 
 // ---- text without printf, which is not async-signal-safe -----------------------------------------------------------
@@ -176,9 +199,7 @@ void refuse(const Fault& fault, uint32_t down) {
 // When a thread faults again at the same instruction, the pages of its last faults stay a while: each time longer, until
 // the instruction got to run. Threads differ a little in how long, so that two that need each other's pages come apart.
 void hold_recent(const Fault& fault, uint32_t now) {
-  const uintptr_t instruction = instruction_of(fault.context);
-  if (recent.instruction != instruction) {
-    recent.instruction = instruction;
+  if (has_run_since(fault.context)) {
     recent.count = 0;
     recent.hold = kStraddle;
   }
