@@ -6,6 +6,7 @@
  *   exit         process.exit(), an uncaught error: members are stopped while the main thread blocks, bounded
  *   a signal     only if the program has no listener of its own: as at exit, then the signal is raised again
  */
+import { constants } from 'node:os';
 import { isMainThread } from 'node:worker_threads';
 import { native } from './native.js';
 import { EXIT_GRACE_MS, exitTimeout } from './options.js';
@@ -24,12 +25,18 @@ export interface Stoppable {
 }
 
 const SIGNALS = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+/** Exit code of a process that a signal ended, as shells count it: this and the signal's number. */
+const SIGNALLED = 128;
+
+/** Node's exit code when a listener of 'exit' throws. */
+const UNCAUGHT_AT_EXIT = 7;
 
 let members: () => Stoppable[] = () => [];
 let watching = false;
 /** After a bounded attempt to leave in order has failed, the next one would only wait in vain again. */
 let gaveUp = false;
 let ending = false;
+let reallyExitReplaced = false;
 
 /** Is the process in its 'exit' event, or beyond? Nothing new may be started then. */
 export function isEnding(): boolean {
@@ -43,14 +50,18 @@ export function watchExit(of: () => Stoppable[]): void {
   if (watching) return;
   watching = true;
   gaveUp = false;
+  replaceReallyExit();
+  native.parkFaults(false);
+  process.removeListener('exit', onLastExit);
   process.on('beforeExit', onBeforeExit);
+  process.on('uncaughtExceptionMonitor', onUncaught);
   for (const signal of SIGNALS) process.on(signal, onSignal);
 }
 
 /** Main thread, when no member is left: the process behaves again as if the package had never been used. */
 export function unwatchExit(): void {
   watching = false;
-  process.removeListener('exit', onExit).removeListener('beforeExit', onBeforeExit);
+  process.removeListener('exit', onExit).removeListener('beforeExit', onBeforeExit).removeListener('uncaughtExceptionMonitor', onUncaught);
   for (const signal of SIGNALS) process.removeListener(signal, onSignal);
 }
 
@@ -72,6 +83,9 @@ function onBeforeExit(): void {
   if (leaving.length === 0) return;
   const timeout = exitTimeout();
   let timer: NodeJS.Timeout | undefined;
+  // A worker that nobody waits for may be in a fault, and must not change how the process ends.
+  native.parkFaults(true);
+  process.removeListener('exit', onLastExit).on('exit', onLastExit);
   for (const member of leaving) {
     member.hold();
     const handle = member.handle();
@@ -86,9 +100,37 @@ function onBeforeExit(): void {
   void Promise.all(leaving.map((member) => member.exited)).then(() => clearTimeout(timer));
 }
 
+/**
+ * process.exit() that is called again by a listener of 'exit' leaves at once, and the listeners that were still to come
+ * (ours is among the last) are never called. This undocumented step is where programs hook in, and Node keeps it for them.
+ */
+function replaceReallyExit(): void {
+  if (reallyExitReplaced) return;
+  reallyExitReplaced = true;
+  const last = process as unknown as { reallyExit(code?: number): never };
+  const { reallyExit } = last;
+  last.reallyExit = function (code = 0): never {
+    if (watching && !ending) onExit(code);
+    return reallyExit.call(process, code);
+  };
+}
+
+/** The members are gone; threads that are parked in the handler would keep Node from ending. */
+function onLastExit(code: number): void {
+  native.exiting(code, 0);
+}
+
+/** A listener of 'exit' that throws ends the process without calling those after it. */
+function onUncaught(): void {
+  if ((process as unknown as { _exiting?: boolean })._exiting && !ending) onExit(UNCAUGHT_AT_EXIT);
+}
+
 function onExit(code: number): void {
   ending = true;
-  const stopped = stopNow(gaveUp ? 0 : exitTimeoutOrDefault());
+  const timeout = gaveUp ? 0 : exitTimeoutOrDefault();
+  // From here on a thread that is in a fault waits for the end of the process, rather than being that end itself.
+  native.exiting(code, timeout + EXIT_GRACE_MS);
+  const stopped = stopNow(timeout);
   // Threads that are in a fault now would keep Node from ending, and so would a coordinator that did not stop: it has
   // sockets, and tearing those down under a pending receive aborts the process.
   native.exiting(code, stopped ? EXIT_GRACE_MS : 0);
@@ -97,7 +139,9 @@ function onExit(code: number): void {
 function onSignal(signal: NodeJS.Signals): void {
   // The program has its own idea of what this signal means; if that is process.exit(), the 'exit' event is ours.
   if (process.listenerCount(signal) > 1) return;
-  stopNow(exitTimeoutOrDefault());
+  const timeout = exitTimeoutOrDefault();
+  native.exiting(SIGNALLED + constants.signals[signal], timeout + EXIT_GRACE_MS);
+  stopNow(timeout);
   unwatchExit();
   process.kill(process.pid, signal);
 }

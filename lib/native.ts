@@ -187,7 +187,9 @@ export interface Native {
   waitStopped(member: number, timeoutMs: number): boolean;
   /** Threads that are in a fault handler's wait now, over all members. */
   threadsInFaults(): number;
-  /** From here on no fault wait ends; if `graceMs` later threads still are in handlers the process leaves by _exit(code). Called in the 'exit' event. */
+  /** Whether a thread other than the main one whose access can't be served any more waits for the end of the process, instead of being that end itself. */
+  parkFaults(others: boolean): void;
+  /** As parkFaults(true), and for all threads; if `graceMs` later threads still are in handlers the process leaves by _exit(code). Called in the 'exit' event. */
   exiting(code: number, graceMs: number): void;
   /** The lease: until this time the member may serve. The watchdog freezes the member (as Frozen) and puts LeaseOver on the ring when it is over. 0 switches it off. */
   setLease(member: number, until: number): void;

@@ -97,6 +97,8 @@ void exiting(const Napi::CallbackInfo& info) {
   if (arguments.ok) fault_exiting(code.IsNumber() ? code.As<Napi::Number>().Int32Value() : 0, grace);
 }
 
+void park_faults(const Napi::CallbackInfo& info) { fault_parks(info[0].ToBoolean()); }
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   fault_install();
   exports.Set("osPageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
@@ -115,6 +117,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("bridgePort", Napi::Function::New(env, bridge_port_address));
   exports.Set("memory", Napi::Function::New(env, memory));
   exports.Set("threadsInFaults", Napi::Function::New(env, threads_in_faults));
+  exports.Set("parkFaults", Napi::Function::New(env, park_faults));
   exports.Set("exiting", Napi::Function::New(env, exiting));
   init_member(env, exports);
   init_region(env, exports);

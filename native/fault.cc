@@ -41,7 +41,10 @@ std::atomic<uint32_t> usual_wait{kSpin};
 
 struct sigaction previous;
 std::atomic<bool> in_child{false};
-std::atomic<bool> process_exits{false};
+// Whether threads whose access can't be served wait for the end of the process, instead of being that end themselves.
+// While the main thread is still to bring that end about (its 'exit' event has not come) it must not wait itself.
+enum Parking : int { kNobodyParks, kOthersPark, kEverybodyParks };
+std::atomic<int> parking{kNobodyParks};
 std::atomic<uint32_t> threads_waiting{0};
 
 #if defined(__x86_64__)
@@ -143,6 +146,11 @@ class Line {
   size_t length_ = 0;
 };
 
+bool parks() {
+  const int who = parking.load();
+  return who == kEverybodyParks || (who == kOthersPark && syscall(SYS_gettid) != getpid());
+}
+
 [[noreturn]] void park() {
   // The process is on its way out; the watchdog or the kernel ends this thread.
   threads_waiting.fetch_add(1);
@@ -177,7 +185,7 @@ void refuse(const Fault& fault, uint32_t down) {
   info.still_lost = still_lost;
   info.context = &region;
   if (attempt_absorb(fault.context, info)) return;
-  if (process_exits) park();
+  if (parks()) park();
   if (down == 0 && region.member->handle == region.member_handle && region.member->attached) {
     Member& member = *region.member;
     if (!member.dying.exchange(true)) {
@@ -285,7 +293,7 @@ void serve(const Fault& fault) {
     }
     if (down != kUp) {
       leave();
-      if (process_exits) park();
+      if (parks()) park();
       return refuse(fault, down);
     }
     entry = &region.pages[fault.page];
@@ -461,8 +469,10 @@ void fault_this_is_coordinator(bool is) {
 
 uint32_t fault_threads() { return threads_waiting.load(); }
 
+void fault_parks(bool others) { parking = others ? kOthersPark : kNobodyParks; }
+
 void fault_exiting(int code, uint32_t grace_ms) {
-  process_exits = true;
+  parking = kEverybodyParks;
   struct Last {
     int code;
     uint32_t grace_ms;

@@ -17,6 +17,9 @@ void fault_this_is_coordinator(bool is);
 uint32_t fault_threads();
 
 // From here on no wait ends; after the grace the process leaves by _exit(code) if threads are still in the handler.
+// The process is about to end: from here on a thread other than the main one whose access can't be served any more waits
+// for that end, instead of being it. False: it goes on after all.
+void fault_parks(bool others);
 void fault_exiting(int code, uint32_t grace_ms);
 
 // Ends the process because of an access to this page: one line on stderr, then SIGBUS. Async-signal-safe.
