@@ -55,9 +55,10 @@ function asynchronous(): Error {
   return invalid('fn', 'attempt() needs a synchronous function: what a promise does later would run outside of it');
 }
 
-function lossError({ region, page, offset, member, epoch, down }: Loss): FaultlineError {
+function lossError({ region, page, pageSize, offset, member, epoch, down }: Loss): FaultlineError {
   if (down === Down.Up) {
-    return makeError('ERR_FAULTLINE_PAGE_LOST', `page ${page} (offset ${offset}) of region '${region}' is lost: its only copy was at member ${member}, which died in epoch ${epoch}`, { region, page, offset, member, epoch });
+    const start = page * pageSize;
+    return makeError('ERR_FAULTLINE_PAGE_LOST', `page ${page} (offset ${start}) of region '${region}' is lost: its only copy was at member ${member}, which died in epoch ${epoch}`, { region, page, offset: start, member, epoch });
   }
   if (down === Down.Destroyed) return downError(down, region, { region, offset });
   const known = knownEnd(down, region);

@@ -17,6 +17,8 @@ export interface Loss {
   region: string;
   /** Counted from 0 within the region. */
   page: number;
+  /** Bytes. */
+  pageSize: number;
   /** The byte of the region that was touched. */
   offset: number;
   /** The member that had the only copy, and the epoch in which it died; 0 for a region. */

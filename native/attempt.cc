@@ -242,6 +242,7 @@ void note_loss(AttemptRecord* record, const LossInfo& info) {
     record->region_name[length] = 0;
     record->page = info.page;
     record->offset = info.offset;
+    record->page_size = info.page_size;
     record->member = info.member;
     record->epoch = info.epoch;
     record->down = info.down;

@@ -75,6 +75,7 @@ struct AttemptRecord {
   char region_name[kLossNameBytes] = {};
   uint64_t page = 0;
   uint64_t offset = 0;
+  uint64_t page_size = 0;
   uint32_t member = 0;
   uint32_t epoch = 0;
   uint32_t down = 0;
@@ -104,7 +105,7 @@ using SharedBufferMaker = int (*)(napi_env env, void* data, size_t byte_length,
 // Stops the JavaScript of an isolate; called on the helper thread, never in a handler.
 using Terminator = void (*)(void* isolate);
 
-constexpr uint32_t kBridgePortVersion = 1;
+constexpr uint32_t kBridgePortVersion = 2;
 
 // One for the process, in the main addon; bridgePort() gives its address to the bridge.
 struct BridgePort {

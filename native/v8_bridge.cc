@@ -119,6 +119,7 @@ napi_value describe(napi_env env, const AttemptRecord& record) {
   set_string(env, loss, "kind", record.down == 0 ? "page" : "region");
   set_string(env, loss, "region", record.region_name);
   set_number(env, loss, "page", static_cast<double>(record.page));
+  set_number(env, loss, "pageSize", static_cast<double>(record.page_size));
   set_number(env, loss, "offset", static_cast<double>(record.offset));
   set_number(env, loss, "member", record.member);
   set_number(env, loss, "epoch", record.epoch);
