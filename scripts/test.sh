@@ -1,17 +1,52 @@
 #!/usr/bin/env bash
-# The project's tests: sets itself up, runs the native tests and then mocha. The last line counts all of them.
-# Arguments go to mocha (for example: npm test -- --grep locks).
+# The project's tests: sets itself up, runs the native tests, then each mocha file in a process of its own, so that one
+# that hangs or dies costs that file only. The last line counts all of them.
+#   npm test                              everything
+#   npm test -- dist/test/unit/*.test.js  these files; what begins with a dash goes to mocha (--grep locks)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh || exit 1
 
-native=$(make -s -C test/native check 2>&1)
-native_status=$?
-printf '%s\n' "$native"
-counts=$(printf '%s\n' "$native" | awk '/^([A-Za-z_-]+: )?[0-9]+ passed, [0-9]+ failed/ { sub(/^[A-Za-z_-]+: /, ""); p += $1; f += $3 } END { printf "%d %d", p, f }')
-# A native test that crashed printed no count of its own.
-if [ "$native_status" -ne 0 ] && [ "${counts#* }" = 0 ]; then counts="${counts% *} 1"; fi
+FILE_SECONDS=300
+counts=$(mktemp)
+trap 'rm -f "$counts"' EXIT
+export FAULTLINE_COUNTS="$counts"
+add() { for ((i = 0; i < $1; i++)); do echo "$2"; done >>"$counts"; }
 
-FAULTLINE_NATIVE_COUNTS="$counts" npx mocha --reporter test/support/reporter.cjs "$@"
-status=$?
-[ "$native_status" -eq 0 ] && [ "$status" -eq 0 ]
+files=()
+options=()
+for argument in "$@"; do
+  case "$argument" in
+    *.test.js) files+=("$argument") ;;
+    *) options+=("$argument") ;;
+  esac
+done
+
+if [ $# -eq 0 ]; then
+  native=$(timeout -k 10 600 make -s -C test/native check 2>&1)
+  native_status=$?
+  printf '%s\n' "$native"
+  read -r passed failed < <(printf '%s\n' "$native" | awk '/^([A-Za-z_-]+: )?[0-9]+ passed, [0-9]+ failed/ { sub(/^[A-Za-z_-]+: /, ""); p += $1; f += $3 } END { print p + 0, f + 0 }')
+  # A native test that crashed or hung printed no count of its own.
+  if [ "$native_status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
+  add "$passed" passed
+  add "$failed" failed
+fi
+if [ ${#files[@]} -eq 0 ]; then mapfile -t files < <(find dist/test -name '*.test.js' | sort); fi
+
+for file in "${files[@]}"; do
+  before=$(grep -c failed "$counts")
+  timeout -k 10 "$FILE_SECONDS" node node_modules/mocha/bin/mocha.js --no-config --timeout 60000 --forbid-only --reporter test/support/reporter.cjs "${options[@]}" "$file"
+  status=$?
+  if [ "$status" -ge 124 ]; then
+    echo "$file: the process did not end by itself within $FILE_SECONDS s, or died (status $status)"
+    add 1 failed
+  elif [ "$status" -ne 0 ] && [ "$(grep -c failed "$counts")" -eq "$before" ]; then
+    echo "$file: ended with status $status"
+    add 1 failed
+  fi
+done
+
+failed=$(grep -c failed "$counts")
+printf '%d passed, %d failed, %d skipped\n' "$(grep -c passed "$counts")" "$failed" "$(grep -c skipped "$counts")"
+[ "$failed" -eq 0 ]

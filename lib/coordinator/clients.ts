@@ -25,6 +25,8 @@ export type Handler = (client: Client, request: Request, signal: AbortSignal) =>
 
 export class Clients {
   private readonly clients = new Map<number, Client>();
+  /** Threads that ended without a word. Their numbers never come again. */
+  private readonly ended = new Set<number>();
   private readonly incoming: BroadcastChannel;
   private over: unknown = null;
 
@@ -38,6 +40,12 @@ export class Clients {
   }
 
   get(id: number): Client | undefined {
+    return this.clients.get(id);
+  }
+
+  /** This thread has ended. What it sent before may arrive after this news, and must not bring it back. */
+  threadEnded(id: number): Client | undefined {
+    this.ended.add(id);
     return this.clients.get(id);
   }
 
@@ -72,6 +80,7 @@ export class Clients {
       this.clients.get(message.client)?.requests.get(message.cancel)?.abort(makeError('ERR_FAULTLINE_CLOSED', 'the request was withdrawn'));
       return;
     }
+    if (this.ended.has(message.client)) return;
     let client = this.clients.get(message.client);
     if (client === undefined) {
       client = { id: message.client, pins: new Set(), locks: new Map(), regions: new Map(), requests: new Map(), closing: false, channel: new BroadcastChannel(toClient(this.key, message.client)) };
@@ -92,7 +101,8 @@ export class Clients {
     }
     client.requests.delete(request.id);
     if (request.slot !== undefined) native.slotComplete(this.member, request.slot, JSON.stringify(answer));
-    else client.channel.postMessage(answer);
+    // Whoever has gone meanwhile hears nothing any more: the channel is closed.
+    else if (this.clients.get(client.id) === client) client.channel.postMessage(answer);
     if (request.op === 'detach') this.remove(client);
   }
 }

@@ -137,10 +137,11 @@ class Coordinator {
       case Ring.Fatal: return void this.lastWords(region, page);
       case Ring.Stop: return void this.stopBefore(page);
       case Ring.ClientGone: {
-        const client = this.clients.get(page);
-        if (client === undefined) return;
-        this.service?.clientGone(client);
-        this.clients.remove(client);
+        const client = this.clients.threadEnded(page);
+        if (client !== undefined) {
+          this.service?.clientGone(client);
+          this.clients.remove(client);
+        }
         if (this.clients.size === 0) void this.lastHandleClosed();
         return;
       }

@@ -188,10 +188,13 @@ export class Channel {
   }
 
   private async observe(): Promise<void> {
+    // Held here until it has ended: zeromq.js lets go of it as soon as the socket is closed, and once it is garbage the
+    // thread that closes sockets waits for ever to report the end to it.
+    const observer = this.dealer.events;
     for (;;) {
       let type: string;
       try {
-        ({ type } = await this.dealer.events.receive());
+        ({ type } = await observer.receive());
       } catch (error) {
         if (mayGoOn(error) && this.closing === null) continue;
         return;
