@@ -1,6 +1,6 @@
 {
   'target_defaults': {
-    'defines': ['NAPI_VERSION=8', 'NAPI_DISABLE_CPP_EXCEPTIONS'],
+    'defines': ['NAPI_VERSION=8', 'NAPI_DISABLE_CPP_EXCEPTIONS', 'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS'],
     'include_dirs': ['<!(node -p "require(\'node-addon-api\').include_dir")'],
     'cflags': ['-Wall', '-Wextra', '-Wno-unused-parameter', '-Wno-cast-function-type', '-O2'],
     'cflags_cc': ['-std=c++17'],
