@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "attempt.h"
-#include "fault.h"
 #include "futex.h"
 #include "napi_help.h"
+#include "serve.h"
 
 namespace faultline {
 namespace {

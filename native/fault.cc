@@ -12,6 +12,7 @@
 
 #include "attempt.h"
 #include "futex.h"
+#include "serve.h"
 
 // Everything from handle() downwards runs in a signal handler that may have interrupted anything: malloc, V8, a lock
 // holder. So it uses atomics on memory that is mapped before the handler can see it, bare system calls (futex, write,
@@ -27,11 +28,6 @@ constexpr int64_t kLastWords = 5'000'000;
 constexpr int64_t kLookAgain = 1'000'000;
 // How long a thread waits for mappings to be given back before it tries again, µs.
 constexpr int64_t kCoalesceWait = 20'000;
-// µs that the pages of the last faults stay when a thread faults again at the same instruction; doubles each time.
-constexpr uint32_t kStraddle = 16;
-constexpr uint32_t kStraddleLimit = 10'000;
-// One instruction needs few pages at a time: a load over a border two, a movs over borders four.
-constexpr int kRemembered = 4;
 
 // ns: the coordinator's time slice.
 constexpr uint64_t kSlice = 100'000;
@@ -55,15 +51,9 @@ constexpr int kRegisters = REG_RIP + 1;
 constexpr int kRegisters = 33;
 #endif
 
-// What this thread faulted on at the same instruction. Plain data, in storage that exists before the first fault
-// (initial-exec): the first use of any other thread-local storage might call malloc.
-struct Recent {
-  uintptr_t registers[kRegisters];
-  Region* region[kRemembered];
-  uint64_t page[kRemembered];
-  int count;
-  uint32_t hold;
-};
+// What this thread faulted on last, and where. Plain data, in storage that exists before the first fault (initial-exec):
+// the first use of any other thread-local storage might call malloc.
+thread_local uintptr_t registers[kRegisters];
 thread_local Recent recent;
 thread_local bool is_coordinator;
 
@@ -106,15 +96,15 @@ uintptr_t register_of(const void* context, int number) {
 #endif
 }
 
-// Has this thread run since the fault that `recent` remembers? An instruction that could not finish is met again with
+// Has this thread run since its last fault? An instruction that could not finish is met again with
 // every register as it was. The same instruction in the next turn of a loop differs in at least the address that it
 // wants; were it taken for the former, a loop over two contended pages would hold on to each of them for longer and longer.
 bool has_run_since(const void* context) {
   bool same = true;
   for (int i = 0; i < kRegisters; i++) {
     const uintptr_t value = register_of(context, i);
-    same = same && recent.registers[i] == value;
-    recent.registers[i] = value;
+    same = same && registers[i] == value;
+    registers[i] = value;
   }
   return !same;
 }
@@ -201,38 +191,6 @@ void refuse(const Fault& fault, uint32_t down) {
   fault_die(region, info.offset, fault.access == kWrite, static_cast<uint32_t>(syscall(SYS_gettid)));
 }
 
-// ---- the same instruction again ------------------------------------------------------------------------------------
-
-// A single instruction may need several pages at once, and another member may take the first while the second comes.
-// When a thread faults again at the same instruction, the pages of its last faults stay a while: each time longer, until
-// the instruction got to run. Threads differ a little in how long, so that two that need each other's pages come apart.
-void hold_recent(const Fault& fault, uint32_t now) {
-  if (has_run_since(fault.context)) {
-    recent.count = 0;
-    recent.hold = kStraddle;
-  }
-  bool known = false;
-  for (int i = 0; i < recent.count; i++) known = known || (recent.region[i] == &fault.region && recent.page[i] == fault.page);
-  if (known) {
-    if (recent.hold < kStraddleLimit) recent.hold *= 2;
-  } else {
-    const int place = recent.count < kRemembered ? recent.count++ : static_cast<int>(fault.page % kRemembered);
-    recent.region[place] = &fault.region;
-    recent.page[place] = fault.page;
-  }
-  // gettid is a bare system call.
-  const uint32_t own = static_cast<uint32_t>(syscall(SYS_gettid)) & 7;
-  for (int i = 0; i < recent.count; i++) {
-    if (recent.region[i] != &fault.region || recent.page[i] == fault.page || recent.page[i] >= fault.region.page_count) continue;
-    fault.region.pages[recent.page[i]].resident_until.store(now + recent.hold + recent.hold * own / 8);
-  }
-}
-
-void wait_for_mappings(Region& region, uint64_t page, uint32_t turn) {
-  if (region.member->handle == region.member_handle) region.member->ring.push({kRingCoalesce, region.handle, page, 0, 0});
-  futex_wait(&region.coalesce_turn, turn, kCoalesceWait);
-}
-
 // ---- spinning ------------------------------------------------------------------------------------------------------
 
 // Is there another processor for those who serve the fault? (sched_getaffinity is a bare system call.)
@@ -272,81 +230,46 @@ void learn_wait(uint64_t us) {
 void serve(const Fault& fault) {
   Region& region = fault.region;
   const uint64_t start = now_us();
-  bool registered = false;
-  bool counted = false;
-  bool waited = false;
-  bool ask_home = true;
-  PageEntry* entry = nullptr;
-  // Leaves the count of threads that have not resumed, wherever this ends.
-  const auto leave = [&] {
-    if (registered) settle(region, fault.page, resume(*entry, static_cast<uint32_t>(now_us())));
-    registered = false;
-  };
+  // A region that is down may have no tables any more. (gettid is a bare system call.)
+  if (effective_down(region) == kUp) hold_recent(recent, region, fault.page, has_run_since(fault.context), static_cast<uint32_t>(syscall(SYS_gettid)), static_cast<uint32_t>(start));
+  (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
+  Turn turn;
+  turn.page = fault.page;
+  turn.access = fault.access;
   for (;;) {
-    const uint32_t down = effective_down(region);
-    if (down == kFrozen) {
-      leave();
-      threads_waiting.fetch_add(1);
-      futex_wait(&region.member->down, kFrozen, kLookAgain);
-      threads_waiting.fetch_sub(1);
-      continue;
-    }
-    if (down != kUp) {
-      leave();
-      if (parks()) park();
-      return refuse(fault, down);
-    }
-    entry = &region.pages[fault.page];
-    region.touch(fault.page, kPagesTouched);
-    if (!counted) {
-      counted = true;
-      hold_recent(fault, static_cast<uint32_t>(start));
-      (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
-    }
-    const uint32_t turn = region.coalesce_turn.load();
-    const Decision decision = faultline::fault(*entry, fault.access, ask_home && region.homed_here(fault.page), registered);
-    switch (decision.step) {
-      case Step::kReturn:
-        leave();
-        if (waited) {
+    Next next = serve_look(region, turn);
+    if (next == Next::kChange) next = serve_change(region, turn);
+    switch (next) {
+      case Next::kRun:
+        if (turn.waited) {
           const uint64_t wait = now_us() - start;
           learn_wait(wait);
           region.stats.waits[histogram_bucket(wait)].fetch_add(1, std::memory_order_relaxed);
         }
         return;
-      case Step::kReopen: {
-        const uint32_t wanted = open_of(held(entry->word.load()));
-        const uint32_t opened = open_run(region, fault.page, 1, wanted);
-        settle(region, fault.page, finish(*entry, opened));
-        if (!waited) region.stats.local_faults.fetch_add(1, std::memory_order_relaxed);
-        if (opened == kOpenNone && effective_down(region) == kUp) wait_for_mappings(region, fault.page, turn);
-        continue;
+      case Next::kWait: {
+        const PageEntry& entry = region.pages[fault.page];
+        if (threads_waiting.fetch_add(1) == 0) spin(entry, turn.futex);
+        futex_wait(&entry.word, turn.futex, kLookAgain);
+        threads_waiting.fetch_sub(1);
+        break;
       }
-      case Step::kHome:
-        if (open_home(region, fault.page, fault.access)) {
-          if (!waited) region.stats.local_faults.fetch_add(1, std::memory_order_relaxed);
-          ask_home = true;
-        } else {
-          ask_home = false;
-        }
-        continue;
-      case Step::kClaimed:
-        if (decision.held_version != 0) region.stats.upgrade_faults.fetch_add(1, std::memory_order_relaxed);
-        region.member->ring.push({kRingFault, region.handle, fault.page, fault.access, decision.held_version});
+      case Next::kMappings:
+        futex_wait(&region.coalesce_turn, turn.futex, kCoalesceWait);
         break;
-      case Step::kSleep:
-        if (!waited) region.stats.joined_faults.fetch_add(1, std::memory_order_relaxed);
+      case Next::kFrozen:
+        threads_waiting.fetch_add(1);
+        futex_wait(&region.member->down, kFrozen, kLookAgain);
+        threads_waiting.fetch_sub(1);
         break;
-      case Step::kLost:
-        leave();
+      case Next::kRefused:
+        if (parks()) park();
+        return refuse(fault, turn.down);
+      case Next::kLost:
         return refuse(fault, 0);
+      default:
+        break;
     }
-    waited = true;
-    if (threads_waiting.fetch_add(1) == 0) spin(*entry, decision.futex);
-    futex_wait(&entry->word, decision.futex, kLookAgain);
-    threads_waiting.fetch_sub(1);
-    // What changed may have been that the page is the home's own to give.
-    ask_home = true;
   }
 }
 
@@ -389,47 +312,6 @@ void handle(int signal, siginfo_t* info, void* context) {
 }
 
 }  // namespace
-
-bool open_home(Region& region, uint64_t page, uint32_t access) {
-  Member& member = *region.member;
-  if (!member.gate.enter()) return false;
-  // Asked again inside the gate: homes change only while it is closed and empty.
-  if (!region.homed_here(page)) {
-    member.gate.leave();
-    return false;
-  }
-  region.touch(page, kPagesTouched | kDirectoryTouched);
-  uint32_t grant = kInvalid;
-  const HomeLock locked = lock_home(region.pages[page], region.directory[page], access, false, grant);
-  if (locked != HomeLock::kLocked) {
-    member.gate.leave();
-    if (locked == HomeLock::kRefusedAndRing) settle(region, page, {false, true});
-    return false;
-  }
-  uint64_t first = page;
-  uint64_t end = page + 1;
-  if (grant == kExclusive) {
-    // The pages of the extent that nobody has used come along: a home builds its data with one fault for each extent.
-    const uint64_t low = region.extent_of(page) * region.extent_pages;
-    const uint64_t high = low + region.extent_pages < region.page_count ? low + region.extent_pages : region.page_count;
-    uint32_t other;
-    const auto take = [&](uint64_t neighbour) {
-      const HomeLock result = lock_home(region.pages[neighbour], region.directory[neighbour], kWrite, true, other);
-      if (result == HomeLock::kRefusedAndRing) settle(region, neighbour, {false, true});
-      return result == HomeLock::kLocked;
-    };
-    while (end < high && take(end)) end++;
-    while (first > low && take(first - 1)) first--;
-  }
-  const uint32_t opened = open_run(region, first, end - first, open_of(grant));
-  const auto now = static_cast<uint32_t>(now_us());
-  for (uint64_t i = first; i < end; i++) {
-    const HomeAfter after = unlock_home(region.pages[i], region.directory[i], grant, opened, now);
-    settle(region, i, {after.page.wake, after.page.ring || after.ring});
-  }
-  member.gate.leave();
-  return true;
-}
 
 void fault_install() {
   static std::once_flag once;

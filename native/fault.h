@@ -16,17 +16,13 @@ void fault_this_is_coordinator(bool is);
 // Threads that wait in the handler now, over all regions.
 uint32_t fault_threads();
 
-// From here on no wait ends; after the grace the process leaves by _exit(code) if threads are still in the handler.
 // The process is about to end: from here on a thread other than the main one whose access can't be served any more waits
 // for that end, instead of being it. False: it goes on after all.
 void fault_parks(bool others);
+// From here on no wait ends; after the grace the process leaves by _exit(code) if threads are still in the handler.
 void fault_exiting(int code, uint32_t grace_ms);
 
 // Ends the process because of an access to this page: one line on stderr, then SIGBUS. Async-signal-safe.
 [[noreturn]] void fault_die(const Region& region, uint64_t offset, bool write, uint32_t thread);
-
-// D1 for a page that is homed here, and for as much of its extent as nobody has used. true: it is open (or the kernel
-// has no mapping left; the caller looks again). Async-signal-safe.
-bool open_home(Region& region, uint64_t page, uint32_t access);
 
 }  // namespace faultline

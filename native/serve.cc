@@ -1,0 +1,148 @@
+#include "serve.h"
+
+#include "futex.h"
+
+namespace faultline {
+namespace {
+
+// µs that the pages of the last faults stay when a thread faults again at the same instruction; doubles each time.
+constexpr uint32_t kStraddle = 16;
+constexpr uint32_t kStraddleLimit = 10'000;
+
+uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
+
+// Leaves the count of threads that have not resumed.
+void leave(Region& region, Turn& turn) {
+  if (turn.registered) settle(region, turn.page, resume(region.pages[turn.page], clock32()));
+  turn.registered = false;
+}
+
+void count(std::atomic<uint64_t>& counter) { counter.fetch_add(1, std::memory_order_relaxed); }
+
+// D1, first half: takes LOCK and BUSY of a page that this member is home of, and of the pages of its extent that nobody
+// has used, so that a home builds its data with one fault for each extent. Stays inside the gate if it says true.
+bool take_home(Region& region, uint64_t page, uint32_t access, Turn& turn) {
+  Gate& gate = region.member->gate;
+  if (!gate.enter()) return false;
+  // Asked again inside the gate: homes change only while it is closed and empty.
+  if (!region.homed_here(page)) {
+    gate.leave();
+    return false;
+  }
+  region.touch(page, kPagesTouched | kDirectoryTouched);
+  const HomeLock locked = lock_home(region.pages[page], region.directory[page], access, false, turn.grant);
+  if (locked != HomeLock::kLocked) {
+    gate.leave();
+    if (locked == HomeLock::kRefusedAndRing) settle(region, page, {false, true});
+    return false;
+  }
+  turn.first = page;
+  turn.end = page + 1;
+  if (turn.grant == kExclusive) {
+    const uint64_t low = region.extent_of(page) * region.extent_pages;
+    const uint64_t high = low + region.extent_pages < region.page_count ? low + region.extent_pages : region.page_count;
+    uint32_t other;
+    const auto take = [&](uint64_t neighbour) {
+      const HomeLock result = lock_home(region.pages[neighbour], region.directory[neighbour], kWrite, true, other);
+      if (result == HomeLock::kRefusedAndRing) settle(region, neighbour, {false, true});
+      return result == HomeLock::kLocked;
+    };
+    while (turn.end < high && take(turn.end)) turn.end++;
+    while (turn.first > low && take(turn.first - 1)) turn.first--;
+  }
+  return true;
+}
+
+// D1, second half.
+void change_home(Region& region, const Turn& turn) {
+  const uint32_t opened = open_run(region, turn.first, turn.end - turn.first, open_of(turn.grant));
+  const uint32_t now = clock32();
+  for (uint64_t i = turn.first; i < turn.end; i++) {
+    const HomeAfter after = unlock_home(region.pages[i], region.directory[i], turn.grant, opened, now);
+    settle(region, i, {after.page.wake, after.page.ring || after.ring});
+  }
+  region.member->gate.leave();
+}
+
+}  // namespace
+
+Next serve_look(Region& region, Turn& turn) {
+  turn.down = effective_down(region);
+  if (turn.down != kUp) {
+    leave(region, turn);
+    return turn.down == kFrozen ? Next::kFrozen : Next::kRefused;
+  }
+  region.touch(turn.page, kPagesTouched);
+  const Decision decision = fault(region.pages[turn.page], turn.access, turn.ask_home && region.homed_here(turn.page), turn.registered);
+  switch (decision.step) {
+    case Step::kReturn:
+      leave(region, turn);
+      return Next::kRun;
+    case Step::kReopen:
+      turn.at_home = false;
+      return Next::kChange;
+    case Step::kHome:
+      turn.at_home = take_home(region, turn.page, turn.access, turn);
+      turn.ask_home = turn.at_home;
+      return turn.at_home ? Next::kChange : Next::kLook;
+    case Step::kLost:
+      leave(region, turn);
+      return Next::kLost;
+    case Step::kClaimed:
+      if (decision.held_version != 0) count(region.stats.upgrade_faults);
+      region.member->ring.push({kRingFault, region.handle, turn.page, turn.access, decision.held_version});
+      break;
+    case Step::kSleep:
+      if (!turn.waited) count(region.stats.joined_faults);
+      break;
+  }
+  turn.waited = true;
+  turn.futex = decision.futex;
+  // What changes may be that the page is the home's own to give.
+  turn.ask_home = true;
+  return Next::kWait;
+}
+
+Next serve_change(Region& region, Turn& turn) {
+  if (!turn.waited) count(region.stats.local_faults);
+  if (turn.at_home) {
+    change_home(region, turn);
+    return Next::kLook;
+  }
+  PageEntry& entry = region.pages[turn.page];
+  turn.futex = region.coalesce_turn.load();
+  const uint32_t opened = open_run(region, turn.page, 1, open_of(held(entry.word.load())));
+  settle(region, turn.page, finish(entry, opened));
+  if (opened != kOpenNone || effective_down(region) != kUp) return Next::kLook;
+  if (region.member->handle == region.member_handle) region.member->ring.push({kRingCoalesce, region.handle, turn.page, 0, 0});
+  return Next::kMappings;
+}
+
+bool open_home(Region& region, uint64_t page, uint32_t access) {
+  Turn turn;
+  if (!take_home(region, page, access, turn)) return false;
+  change_home(region, turn);
+  return true;
+}
+
+void hold_recent(Recent& recent, Region& region, uint64_t page, bool ran, uint32_t own, uint32_t now) {
+  if (ran) {
+    recent.count = 0;
+    recent.hold = kStraddle;
+  }
+  bool known = false;
+  for (int i = 0; i < recent.count; i++) known = known || (recent.region[i] == &region && recent.page[i] == page);
+  if (known) {
+    if (recent.hold < kStraddleLimit) recent.hold *= 2;
+  } else {
+    const int place = recent.count < kRemembered ? recent.count++ : static_cast<int>(page % kRemembered);
+    recent.region[place] = &region;
+    recent.page[place] = page;
+  }
+  for (int i = 0; i < recent.count; i++) {
+    if (recent.region[i] != &region || recent.page[i] == page || recent.page[i] >= region.page_count) continue;
+    region.pages[recent.page[i]].resident_until.store(now + recent.hold + recent.hold * (own & 7) / 8);
+  }
+}
+
+}  // namespace faultline
