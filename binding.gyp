@@ -13,7 +13,7 @@
       'sources': [
         'native/addon.cc', 'native/addon_member.cc', 'native/addon_region.cc', 'native/addon_pages.cc',
         'native/attempt.cc', 'native/operand.cc', 'native/directory.cc', 'native/fault.cc',
-        'native/guard_mprotect.cc', 'native/guard_null.cc', 'native/member.cc', 'native/region.cc',
+        'native/guard_mprotect.cc', 'native/member.cc', 'native/region.cc',
         'native/request_ring.cc', 'native/serve.cc',
       ],
       # What the fault handler touches of thread-local storage must exist before it runs: no lazy allocation.

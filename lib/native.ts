@@ -120,8 +120,6 @@ export interface RegionSpec {
   pageSize: number;
   /** Pages in an extent. */
   extentPages: number;
-  /** false: tables only, no memfd and no view (the simulator). Default true. */
-  mapped?: boolean;
 }
 
 /** Counters since the region was made here. Histograms count faults by log2-linear buckets of µs (see histogramBounds). */
@@ -255,7 +253,7 @@ export interface Native {
   deferral(region: number, page: number): number;
   /** M13. */
   returned(region: number, first: number, count: number, version: number): void;
-  /** M15: clean copies (shared, unpinned, not pending, not UNACKED) are dropped and their memory is given back. Returns how many. */
+  /** M15: clean copies, and copies that are not valid any more (unpinned, not pending, not UNACKED), are dropped and their memory is given back. Not for pages that are homed here. Returns how many were valid. */
   drop(region: number, first: number, count: number): number;
   /** Pins are counted in the page word while HELD and OPEN suffice; true if all were pinned, else none. */
   pin(region: number, first: number, count: number, access: number): boolean;

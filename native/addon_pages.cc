@@ -3,6 +3,7 @@
 #include <linux/falloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -206,7 +207,7 @@ void lose_run(const Napi::CallbackInfo& info) {
     region.touch(page, kPagesTouched);
     After after;
     // BUSY ends by itself; a page must not be left waiting for an answer that never comes.
-    while (!lose(region.pages[page], member, epoch, after)) usleep(10);
+    while (!lose(region.pages[page], member, epoch, after)) wait_for_busy();
     settle(region, page, after);
   }
 }
@@ -327,12 +328,23 @@ Napi::Value drop(const Napi::CallbackInfo& info) {
   if (!call.ok()) return call.undefined();
   Region& region = *call.region;
   uint64_t dropped = 0;
+  std::vector<uint64_t> taken;
   for (uint64_t page = call.first; page < call.first + call.count; page++) {
-    if (!begin_drop(region.pages[page])) continue;
-    if (open(region.pages[page].word.load()) != kOpenNone) close_run(region, page, 1, kOpenNone);
-    punch(region, page * region.page_size, region.page_size);
-    settle(region, page, end_close(region.pages[page], false, false, kOpenNone));
-    dropped++;
+    if (!(region.touched[region.extent_of(page)].load() & kPagesTouched)) continue;
+    if (begin_drop(region.pages[page])) taken.push_back(page);
+  }
+  for (size_t i = 0; i < taken.size();) {
+    const uint64_t first = taken[i];
+    uint64_t count = 0;
+    while (i + count < taken.size() && taken[i + count] == first + count) count++;
+    const bool any_open = std::any_of(taken.begin() + i, taken.begin() + i + count, [&](uint64_t page) { return open(region.pages[page].word.load()) != kOpenNone; });
+    if (any_open) close_run(region, first, count, kOpenNone);
+    // The pages' memory, before a reader of the words may bring new bytes.
+    punch(region, first * region.page_size, count * region.page_size);
+    for (const uint64_t end = i + count; i < end; i++) {
+      if (held(region.pages[taken[i]].word.load()) == kShared) dropped++;
+      settle(region, taken[i], end_close(region.pages[taken[i]], false, false, kOpenNone));
+    }
   }
   return call.number(dropped);
 }

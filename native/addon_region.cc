@@ -34,8 +34,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
     }
     return static_cast<uint64_t>(number);
   };
-  RegionSpec wanted{static_cast<uint32_t>(number("id")), spec.Get("name").ToString().Utf8Value(), number("size"), number("pageSize"), number("extentPages"), true};
-  if (spec.Get("mapped").IsBoolean()) wanted.mapped = spec.Get("mapped").As<Napi::Boolean>().Value();
+  RegionSpec wanted{static_cast<uint32_t>(number("id")), spec.Get("name").ToString().Utf8Value(), number("size"), number("pageSize"), number("extentPages")};
   if (arguments.ok && ((wanted.page_size & (wanted.page_size - 1)) != 0 || wanted.page_size < 4096 || wanted.page_size > (2u << 20) || wanted.size % wanted.page_size != 0)) {
     arguments.fail("ERR_NATIVE_ARGUMENT", "pageSize must be a power of two from 4096 to 2 MiB, and size a multiple of it");
   }

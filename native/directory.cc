@@ -320,7 +320,7 @@ void returned(PageEntry& page, uint32_t version) {
 bool begin_drop(PageEntry& page) {
   uint64_t word = page.word.load();
   for (;;) {
-    if (held(word) != kShared || (word & (kBusy | kPendMask | kUnacked | kReadPinMask | kWritePinMask))) return false;
+    if ((held(word) != kShared && held(word) != kInvalid) || (word & (kBusy | kPendMask | kUnacked | kReadPinMask | kWritePinMask))) return false;
     if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
   }
 }

@@ -154,7 +154,7 @@ After end_close(PageEntry& page, bool to_shared, bool unacked, uint32_t opened);
 // µs until a deferred page is worth another try, -1 if a Free record will come.
 int32_t deferral(const PageEntry& page, uint32_t now);
 void returned(PageEntry& page, uint32_t version);
-// M15: BUSY was taken; close, then end_close(invalid).
+// M15: BUSY was taken, of a clean copy or of one that is not valid any more; close, then end_close(invalid).
 bool begin_drop(PageEntry& page);
 // M14: BUSY was taken if the page is open and not pinned; close, then finish(kOpenNone).
 bool begin_coalesce(PageEntry& page, bool also_pinned);

@@ -319,7 +319,6 @@ void fault_install() {
     // The guards and the port exist before the first fault: building a static takes a lock.
     guard_mprotect();
     guard_unmapped();
-    guard_null();
     pthread_atfork(nullptr, nullptr, [] { in_child = true; });
     struct sigaction ours {};
     ours.sa_sigaction = handle;

@@ -12,6 +12,16 @@
 
 namespace faultline {
 
+#ifdef FAULTLINE_SIMULATION
+
+// The simulator's time, threads and order of events: test/simulation/native/simulation.cc.
+void futex_wait(const void* word, uint32_t expected, int64_t timeout_us);
+void futex_wake(const void* word);
+uint64_t now_us();
+void wait_for_busy();
+
+#else
+
 // Async-signal-safe: a bare system call. Returns when woken, when the value differs, on a signal or after the time.
 inline void futex_wait(const void* word, uint32_t expected, int64_t timeout_us) {
   timespec limit{static_cast<time_t>(timeout_us / 1000000), static_cast<long>((timeout_us % 1000000) * 1000)};
@@ -29,5 +39,10 @@ inline uint64_t now_us() {
   clock_gettime(CLOCK_MONOTONIC, &time);
   return static_cast<uint64_t>(time.tv_sec) * 1000000u + static_cast<uint64_t>(time.tv_nsec) / 1000u;
 }
+
+// Another thread holds BUSY, for the time of a protection change or a copy. Not in the handler.
+inline void wait_for_busy() { usleep(10); }
+
+#endif
 
 }  // namespace faultline

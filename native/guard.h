@@ -23,8 +23,5 @@ class Guard {
 Guard& guard_mprotect();
 // A region whose app view is not mapped here: nothing can be opened.
 Guard& guard_unmapped();
-// Tables without memory (the simulator): everything succeeds, but for the next `failures` calls that would open.
-Guard& guard_null();
-void guard_null_fail(uint32_t failures);
 
 }  // namespace faultline

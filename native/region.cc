@@ -44,6 +44,20 @@ void hide(void* memory, uint64_t bytes) {
   madvise(memory, bytes, MADV_DONTFORK);
 }
 
+#ifdef FAULTLINE_SIMULATION
+// All members of a simulation are in one process, where their views can't lie at one address: there are none.
+void* map_view(uintptr_t address, uint64_t, int, int) { return reinterpret_cast<void*>(address); }
+void unmap_view(uintptr_t, uint64_t) {}
+#else
+void* map_view(uintptr_t address, uint64_t size, int flags, int memfd) {
+  void* view = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, flags, memfd, 0);
+  if (view != MAP_FAILED && memfd >= 0) hide(view, size);
+  return view;
+}
+
+void unmap_view(uintptr_t address, uint64_t size) { munmap(reinterpret_cast<void*>(address), size); }
+#endif
+
 uint64_t round_up(uint64_t bytes) { return (bytes + 4095) & ~uint64_t{4095}; }
 
 void free_tables(Region& region) {
@@ -116,7 +130,7 @@ void take_all(Region& region, uint64_t first, uint64_t end, bool also_pinned, bo
         }
         // BUSY ends by itself: it is held over a protection change or a copy only.
         if (!wait || !(region.pages[page].word.load() & kBusy) || tries > 1000000) break;
-        sched_yield();
+        wait_for_busy();
       }
     }
   }
@@ -192,15 +206,14 @@ Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFail
   region->page_count = spec.size >> region->page_shift;
   region->extent_pages = spec.extent_pages;
   region->extent_count = (region->page_count + spec.extent_pages - 1) / spec.extent_pages;
-  region->mapped = spec.mapped;
-  region->guard = spec.mapped ? &guard_unmapped() : &guard_null();
+  region->guard = &guard_unmapped();
   region->pages = static_cast<PageEntry*>(reserve_table(round_up(region->page_count * sizeof(PageEntry))));
   region->directory = static_cast<DirectoryEntry*>(reserve_table(round_up(region->page_count * sizeof(DirectoryEntry))));
   region->homed = static_cast<std::atomic<uint8_t>*>(reserve_table(round_up(region->extent_count)));
   region->touched = static_cast<std::atomic<uint8_t>*>(reserve_table(round_up(region->extent_count)));
   bool whole = region->pages != nullptr && region->directory != nullptr && region->homed != nullptr && region->touched != nullptr;
   if (!whole) failure = {"ERR_OUT_OF_MEMORY", "mmap", errno};
-  if (whole && spec.mapped) {
+  if (whole) {
     region->memfd = memfd_create("faultline", MFD_CLOEXEC);
     if (region->memfd < 0) failure = {"ERR_SYSTEM", "memfd_create", errno};
     else if (ftruncate(region->memfd, static_cast<off_t>(spec.size)) != 0) failure = {"ERR_OUT_OF_MEMORY", "ftruncate", errno};
@@ -245,14 +258,13 @@ bool region_map(Region& region, uintptr_t address, SystemFailure& failure) {
     flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
     break;
   }
-  void* view = mmap(reinterpret_cast<void*>(address), region.size, PROT_NONE, flags, region.memfd, 0);
+  void* view = map_view(address, region.size, flags, region.memfd);
   if (view == MAP_FAILED || view != reinterpret_cast<void*>(address)) {
-    if (view != MAP_FAILED) munmap(view, region.size);
+    if (view != MAP_FAILED) unmap_view(reinterpret_cast<uintptr_t>(view), region.size);
     const int error = view == MAP_FAILED ? errno : EEXIST;
     failure = {error == EEXIST ? "ERR_ADDRESS_TAKEN" : "ERR_OUT_OF_MEMORY", "mmap", error};
     return false;
   }
-  hide(view, region.size);
   if (reservation == nullptr) {
     reservation = new Reservation;
     reservation->address = address;
@@ -324,7 +336,7 @@ void region_release(Region& region) {
   if (app != 0) {
     attempt_release(app, region.size);
     // Anonymous and closed: the memfd can go, and no other mapping can come where old buffers point.
-    mmap(reinterpret_cast<void*>(app), region.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    map_view(app, region.size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
   }
   if (region.service != nullptr) munmap(region.service, region.size);
   region.service = nullptr;
@@ -339,10 +351,13 @@ void region_release(Region& region) {
     for (uint32_t i = 0; i < region_high.load(); i++) if (regions[i].load() == &region) regions[i].store(nullptr);
     region.app.store(0);
     if (reservation != nullptr) {
-      munmap(reinterpret_cast<void*>(reservation->address), reservation->size);
+      unmap_view(reservation->address, reservation->size);
       delete reservation;
       region.reservation = nullptr;
     }
+#ifdef FAULTLINE_SIMULATION
+    delete &region;
+#endif
     // The struct itself stays: a handler may have read the pointer. It is a few hundred bytes.
   }
 }
@@ -358,7 +373,7 @@ void reservation_unref(Reservation* reservation) {
     region->app.store(0);
     region->reservation = nullptr;
   }
-  munmap(reinterpret_cast<void*>(reservation->address), reservation->size);
+  unmap_view(reservation->address, reservation->size);
   delete reservation;
 }
 

@@ -47,7 +47,6 @@ struct Region {
   uint64_t page_count = 0;
   uint64_t extent_pages = 0;
   uint64_t extent_count = 0;
-  bool mapped = true;
 
   int memfd = -1;
   uint8_t* service = nullptr;
@@ -95,7 +94,6 @@ struct RegionSpec {
   uint32_t id;
   std::string name;
   uint64_t size, page_size, extent_pages;
-  bool mapped;
 };
 
 Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFailure& failure);

@@ -169,11 +169,12 @@ class Coordinator {
     if (this.state === 'stopped' || this.state === 'over') return;
     this.state = 'over';
     const evicted = error instanceof FaultlineError && error.code === 'ERR_FAULTLINE_EVICTED';
-    native.memberDown(this.member, evicted ? Down.Evicted : Down.ClusterLost, error.message);
     const wire = toWire(error);
+    // Before anybody's access fails: whoever meets it in attempt() can then say who was given up, and when.
+    this.clients.notify({ event: 'over', error: wire });
+    native.memberDown(this.member, evicted ? Down.Evicted : Down.ClusterLost, error.message);
     this.engine?.fail(wire);
     this.clients.fail(error);
-    this.clients.notify({ event: 'over', error: wire });
     this.stop();
   }
 

@@ -143,7 +143,7 @@ void every_word() {
       if (busy || (allows(held(word)) != 0 && (word & kPins))) hold(close == CloseStep::kDeferred, "the home's own copy is deferred as any other");
 
       start();
-      if (begin_drop(page)) hold(held(word) == kShared && !(word & (kBusy | kPendMask | kUnacked | kPins)), "drops only clean copies that nobody needs");
+      if (begin_drop(page)) hold((held(word) == kShared || held(word) == kInvalid) && !(word & (kBusy | kPendMask | kUnacked | kPins)), "drops only clean copies and what is not valid any more, and nothing that anybody needs");
       start();
       returned(page, 4);
       hold(page.word == word, "an acknowledgement of another version is ignored");

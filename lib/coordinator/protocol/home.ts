@@ -226,6 +226,11 @@ export class Home {
     this.events.found(runs);
   }
 
+  /** Whatever others still keep of these pages, which were zeroed, is worth nothing. */
+  announceDiscarded(runs: [number, number][]): void {
+    for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
+  }
+
   /** Members that a transaction has been waiting for since before `then`. */
   *awaited(then: number): Generator<MemberId> {
     for (const work of this.works.values()) {

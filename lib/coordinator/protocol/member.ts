@@ -296,6 +296,7 @@ export class Member {
   private answerRecall(from: MemberId, generation: number, segments: Segment[], payload: Uint8Array | undefined): void {
     // Acknowledgements that were decided before go first.
     this.outbox.flush();
+    this.countOut(segments, payload);
     this.network.send(from, { type: 'recalled', region: this.info.id, generation, segments }, payload);
   }
 
@@ -325,8 +326,15 @@ export class Member {
         }
         for (let page = at; page < at + pages; page++) this.unacknowledged.set(page, version);
       });
-      if (segments.length > 0) this.network.send(home, { type: 'give-back', region: this.info.id, generation, segments }, used > 0 ? buffer.subarray(0, used) : undefined);
+      if (segments.length === 0) continue;
+      const payload = used > 0 ? buffer.subarray(0, used) : undefined;
+      this.countOut(segments, payload);
+      this.network.send(home, { type: 'give-back', region: this.info.id, generation, segments }, payload);
     }
+  }
+
+  private countOut(segments: Segment[], payload: Uint8Array | undefined): void {
+    this.outbox.onPages(segments.reduce((pages, { count, content }) => (content === Content.Same ? pages : pages + count), 0), payload?.byteLength ?? 0);
   }
 
   private park(page: number, parked: Parked): void {

@@ -55,6 +55,8 @@ export interface HandoverAckMessage extends About { type: 'handover-ack'; first:
 /** home -> everybody: these pages [first, count, ...] are lost since `member` died in `epoch`; or are usable again. */
 export interface LostMessage extends About { type: 'lost'; runs: number[]; member: MemberId; epoch: number }
 export interface FoundMessage extends About { type: 'found'; runs: number[] }
+/** home -> everybody: these pages [first, count, ...] were zeroed: the memory of copies that are not valid any more, or clean, can be given back. */
+export interface DiscardedMessage extends About { type: 'discarded'; runs: number[] }
 
 // ---- questions to a home, with one answer each (cold) ---------------------------------------------------------------
 /**
@@ -83,7 +85,7 @@ export interface TellMessage { type: 'tell'; topic: string; value: unknown }
 export type CoherenceMessage =
   | RequestMessage | DataMessage | RecallMessage | RecalledMessage | GiveBackMessage | ReturnedMessage
   | InvalidateMessage | InvalidatedMessage
-  | RebuildMessage | HoldingsMessage | HandoverMessage | HandoverAckMessage | LostMessage | FoundMessage
+  | RebuildMessage | HoldingsMessage | HandoverMessage | HandoverAckMessage | LostMessage | FoundMessage | DiscardedMessage
   | AskMessage;
 export type RegistryMessage = CallMessage | StateMessage | HeartbeatMessage | LeaseMessage | EvictedMessage | TellMessage;
 export type Message = CoherenceMessage | RegistryMessage | ReplyMessage;

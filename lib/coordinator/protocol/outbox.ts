@@ -22,7 +22,8 @@ export class Outbox {
     private readonly region: number,
     private readonly memory: RegionMemory,
     private readonly network: Network,
-    private readonly onPages: (pages: number, bytes: number) => void,
+    /** Pages and bytes that left this member. */
+    readonly onPages: (pages: number, bytes: number) => void,
   ) {}
 
   /** content is Same, or Bytes: whether a page is all zero is seen when it is read. */

@@ -135,6 +135,7 @@ export class Answers {
     const first = this.pageOf(offset);
     const end = Math.ceil((offset + length) / pageSize);
     const found: [number, number][] = [];
+    const whole: [number, number][] = [];
     const pages: number[] = [];
     const records = new Float64Array(256 * DIRECTORY_RECORD);
     for (let page = first; page < end; ) {
@@ -149,6 +150,7 @@ export class Answers {
       const from = Math.max(offset, page * pageSize);
       const to = Math.min(offset + length, (page + 1) * pageSize);
       this.memory.zero(from, to - from);
+      if (to - from === pageSize) appendPage(whole, page);
       if (this.losses.get(page) !== undefined) {
         this.losses.delete(page, 1);
         appendPage(found, page);
@@ -156,6 +158,7 @@ export class Answers {
     };
     this.forPages(pages, Access.Write, zero, () => {
       if (found.length > 0) this.home.announceFound(found);
+      if (whole.length > 0) this.home.announceDiscarded(whole);
       reply(null);
     }, true);
   }

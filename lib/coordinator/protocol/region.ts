@@ -92,6 +92,7 @@ export class RegionProtocol {
       case 'handover-ack': return this.moves.handoverAck(from, message.first, message.generation, message.done);
       case 'lost': return this.lost(message.runs, { member: message.member, epoch: message.epoch });
       case 'found': return this.found(message.runs);
+      case 'discarded': return this.discarded(message.runs);
       case 'ask': return this.ask(from, message, payload, (value, error) => this.network.send(from, { type: 'reply', id: message.id, value, error }));
     }
   }
@@ -264,6 +265,13 @@ export class RegionProtocol {
       this.memory.find(first, count);
     }
     this.events.found(runs);
+  }
+
+  /** A home's own pages are nobody's copies. Homes may have changed since the message was sent. */
+  private discarded(flat: number[]): void {
+    for (const [first, count] of pairs(flat)) {
+      for (const [slice, start, length] of this.placement.split(first, count)) if (slice.home !== this.network.self && this.home.serviceOf(start) === undefined) this.memory.drop(start, length);
+    }
   }
 
   /** Homes that rebuild take what this member holds as the pages' only bytes: they must have fetched them before it goes. */

@@ -29,6 +29,7 @@ const types: Record<string, Check> = {
   'handover-ack': shape({ ...about, first: count, done: flag }),
   lost: shape({ ...about, runs: listOf(count), member: count, epoch: count }),
   found: shape({ ...about, runs: listOf(count) }),
+  discarded: shape({ ...about, runs: listOf(count) }),
   ask: shape({ ...about, id: integer, op: text, args: listOf(finite) }),
   reply: shape({ id: integer, error: optional(error) }),
   call: shape({ id: integer, op: text, args: anything }),

@@ -1,0 +1,279 @@
+// The addon for the simulator: the production words, transitions, tables, ring, gate and page calls, in one process for
+// all members, with time that the simulator sets, threads that it moves one step at a time, and a guard that tells it of
+// every change of a mapping. No signal, no real mapping, no second thread.
+#include <sys/mman.h>
+
+#include <cstring>
+#include <vector>
+
+#include "attempt.h"
+#include "futex.h"
+#include "napi_help.h"
+#include "serve.h"
+
+namespace faultline {
+namespace {
+
+uint64_t simulated_now = 0;
+Napi::FunctionReference on_guard;
+Napi::FunctionReference on_busy;
+
+// A thread of a member that faults: where the handler's loop stands, and what it sleeps on.
+struct Thread {
+  Region* region;
+  Turn turn;
+  Recent recent;
+  bool change = false;
+  const void* word = nullptr;
+};
+std::vector<Thread*> threads;
+
+class SimulatedGuard final : public Guard {
+ public:
+  bool set(const Region& region, uint64_t first, uint64_t count, uint32_t open) override {
+    const Napi::Env env = on_guard.Env();
+    const Napi::Value answer = on_guard.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)),
+                                              Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, open)});
+    return !env.IsExceptionPending() && answer.ToBoolean();
+  }
+};
+
+SimulatedGuard& guard() {
+  static SimulatedGuard one;
+  return one;
+}
+
+void sleep_on(Thread& thread, const void* word, uint32_t expected) {
+  if (__atomic_load_n(static_cast<const uint32_t*>(word), __ATOMIC_SEQ_CST) == expected) thread.word = word;
+}
+
+Thread* thread_at(Arguments& arguments) {
+  const uint64_t index = arguments.number(0);
+  if (arguments.ok && (index >= threads.size() || threads[index] == nullptr)) arguments.fail("ERR_NATIVE_HANDLE", "no such thread");
+  return arguments.ok ? threads[index] : nullptr;
+}
+
+// ---- calls of lib/native.ts that the machine's addon has with real memory and threads ------------------------------
+
+Napi::Value create_member(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  std::string error;
+  const uint32_t handle = member_create(arguments.text(0), error);
+  if (handle == 0) arguments.fail(error.c_str(), "the member can't be made");
+  return Napi::Number::New(info.Env(), handle);
+}
+
+void stop_member(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  if (member != nullptr) member_stopped(*member);
+}
+
+void set_down(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const uint32_t down = arguments.u32(1);
+  if (arguments.ok) member_down(*member, down, "");
+}
+
+Napi::Value drain(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  size_t length = 0;
+  double* out = arguments.doubles(1, 5, length);
+  uint32_t count = 0;
+  RingRecord record;
+  while (arguments.ok && count < length / 5 && member->ring.pop(record)) {
+    double* at = out + 5 * count++;
+    at[0] = record.kind;
+    at[1] = record.region;
+    at[2] = static_cast<double>(record.page);
+    at[3] = record.access;
+    at[4] = record.version;
+  }
+  if (arguments.ok && count == 0) member->ring.sleep();
+  return Napi::Number::New(info.Env(), count);
+}
+
+Napi::Value gate_close(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  return Napi::Boolean::New(info.Env(), arguments.ok && member->gate.close());
+}
+
+Napi::Value gate_drained(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  return Napi::Boolean::New(info.Env(), arguments.ok && member->gate.drained());
+}
+
+void gate_open(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  if (arguments.ok) member->gate.open();
+}
+
+// (member, id, size, pageSize, extentPages)
+Napi::Value create_region(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const uint32_t member = arguments.u32(0);
+  const RegionSpec spec{arguments.u32(1), "simulated", arguments.number(2), arguments.number(3), arguments.number(4)};
+  SystemFailure failure;
+  Region* region = arguments.ok ? region_create(member, spec, failure) : nullptr;
+  // Any address will do: nothing is mapped there, and no two are the same.
+  static uintptr_t address = uintptr_t{1} << 46;
+  address += uintptr_t{1} << 32;
+  if (arguments.ok && (region == nullptr || !region_map(*region, address, failure))) arguments.fail(failure.code, failure.syscall);
+  return Napi::Number::New(info.Env(), arguments.ok ? region->handle : 0);
+}
+
+void release_region(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  if (region == nullptr) return;
+  for (Thread*& thread : threads) {
+    if (thread == nullptr || thread->region != region) continue;
+    delete thread;
+    thread = nullptr;
+  }
+  region_release(*region);
+}
+
+// ---- the simulator's own -------------------------------------------------------------------------------------------
+
+void set_clock(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  simulated_now = arguments.number(0);
+}
+
+// The bytes of a region at its member, as its app view would show them.
+Napi::Value view(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  if (!arguments.ok) return info.Env().Undefined();
+  return Napi::ArrayBuffer::New(info.Env(), region->service, region->size);
+}
+
+Napi::Value create_thread(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  if (!arguments.ok) return info.Env().Undefined();
+  auto* thread = new Thread{};
+  thread->region = region;
+  size_t index = 0;
+  while (index < threads.size() && threads[index] != nullptr) index++;
+  if (index == threads.size()) threads.push_back(nullptr);
+  threads[index] = thread;
+  return Napi::Number::New(info.Env(), static_cast<double>(index));
+}
+
+// (thread, page, access, ran, own): the instruction trapped; `ran`: another one has run since the last trap.
+void trap(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  const uint64_t page = arguments.number(1);
+  const uint32_t access = arguments.u32(2);
+  const bool ran = arguments.boolean(3);
+  const uint32_t own = arguments.u32(4);
+  if (!arguments.ok) return;
+  if (effective_down(*thread->region) == kUp) hold_recent(thread->recent, *thread->region, page, ran, own, static_cast<uint32_t>(now_us()));
+  thread->turn = Turn{};
+  thread->turn.page = page;
+  thread->turn.access = access;
+  thread->change = false;
+  thread->word = nullptr;
+}
+
+// One step of the handler's loop: a Next, or 255 while it sleeps.
+Napi::Value step(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  if (!arguments.ok) return info.Env().Undefined();
+  if (thread->word != nullptr) return Napi::Number::New(info.Env(), 255);
+  Region& region = *thread->region;
+  Next next;
+  if (thread->change) {
+    thread->change = false;
+    next = serve_change(region, thread->turn);
+  } else {
+    next = serve_look(region, thread->turn);
+  }
+  if (next == Next::kChange) thread->change = true;
+  if (next == Next::kWait) sleep_on(*thread, &region.pages[thread->turn.page].word, thread->turn.futex);
+  if (next == Next::kMappings) sleep_on(*thread, &region.coalesce_turn, thread->turn.futex);
+  if (next == Next::kFrozen) sleep_on(*thread, &region.member->down, kFrozen);
+  return Napi::Number::New(info.Env(), static_cast<double>(next));
+}
+
+Napi::Value is_asleep(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  return Napi::Boolean::New(info.Env(), arguments.ok && thread->word != nullptr);
+}
+
+// A futex wait whose time is over, or a signal.
+void wake_up(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  if (arguments.ok) thread->word = nullptr;
+}
+
+void set_guard(const Napi::CallbackInfo& info) { on_guard = Napi::Persistent(info[0].As<Napi::Function>()); }
+void set_busy(const Napi::CallbackInfo& info) { on_busy = Napi::Persistent(info[0].As<Napi::Function>()); }
+
+// [page word low, high, version, poison, directory low, high, copyset low, high]: for reports.
+Napi::Value words(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint64_t page = arguments.ok ? arguments.page(1, region) : 0;
+  if (!arguments.ok) return info.Env().Undefined();
+  const PageEntry& entry = region->pages[page];
+  const DirectoryEntry& directory = region->directory[page];
+  const uint64_t values[] = {entry.word.load() & 0xffffffff, entry.word.load() >> 32, entry.version.load(), entry.poison.load(),
+                             directory.word.load() & 0xffffffff, directory.word.load() >> 32, directory.copyset.load() & 0xffffffff, directory.copyset.load() >> 32};
+  Napi::Array result = Napi::Array::New(info.Env(), 8);
+  for (uint32_t i = 0; i < 8; i++) result.Set(i, static_cast<double>(values[i]));
+  return result;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  const auto set = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function)); };
+  set("memberCreate", create_member);
+  set("memberStopped", stop_member);
+  set("memberDown", set_down);
+  set("drain", drain);
+  set("gateClose", gate_close);
+  set("gateDrained", gate_drained);
+  set("gateOpen", gate_open);
+  set("regionCreate", create_region);
+  set("regionRelease", release_region);
+  set("setClock", set_clock);
+  set("view", view);
+  set("threadCreate", create_thread);
+  set("threadTrap", trap);
+  set("threadStep", step);
+  set("threadAsleep", is_asleep);
+  set("threadWake", wake_up);
+  set("onGuard", set_guard);
+  set("onBusy", set_busy);
+  set("words", words);
+  init_pages(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+uint64_t now_us() { return simulated_now; }
+void futex_wait(const void*, uint32_t, int64_t) {}
+void futex_wake(const void* word) {
+  for (Thread* thread : threads) if (thread != nullptr && thread->word == word) thread->word = nullptr;
+}
+void wait_for_busy() { on_busy.Call({}); }
+
+Guard& guard_mprotect() { return guard(); }
+Guard& guard_unmapped() { return guard(); }
+int attempt_release(uintptr_t, size_t) { return 0; }
+
+NODE_API_MODULE(simulation, init)
+
+}  // namespace faultline
