@@ -4,6 +4,7 @@
  * The member that serves has a Registrar beside it (registrar.ts).
  */
 import { makeError } from '../../errors.js';
+import { Inbox } from '../protocol/inbox.js';
 import type { ClusterState, Envelope, MemberId, MemberInfo, Message } from '../protocol/messages.js';
 import { LEASE_SHARE } from '../protocol/liveness.js';
 import type { RegistrySnapshot } from '../protocol/registry.js';
@@ -20,8 +21,6 @@ import type { Session, SessionEvents, SessionOptions, SessionStats } from './ses
 const LAST_WORDS = 1000;
 /** ms after a broken connection at which the other side's lock is looked at: a dying process closes its files in some order. */
 const LOOKS = [0, 3, 10, 30, 100, 200];
-/** Messages that may wait for a state in which their sender is a member: more come from nobody who is one. */
-const MOST_EARLY = 1 << 16;
 /** Ticks in one silence. */
 const TICKS = 8;
 
@@ -46,9 +45,7 @@ export class EmbeddedSession implements Session {
   private lapsed = 0;
   /** Came while the lease was over. */
   private held: { envelope: Envelope; answer: Answer }[] = [];
-  /** By sender: came before the state that it was sent in. */
-  private readonly early = new Map<MemberId, { envelope: Envelope; answer: Answer }[]>();
-  private earlyCount = 0;
+  private readonly inbox: Inbox<Answer>;
   private readonly toSelf: Envelope[] = [];
   private readonly suspected = new Map<MemberId, number>();
   private readonly watchers = new Set<() => void>();
@@ -70,6 +67,7 @@ export class EmbeddedSession implements Session {
     this.silence = membership.silence;
     this.cluster = clusterHash(membership.clusterId);
     this.state = { clusterId: membership.clusterId, version: 0, epoch: 0, registrar: membership.registrar, members: [], regions: [], died: [] };
+    this.inbox = new Inbox((id) => this.view.has(id), (envelope, answer) => { if (this.end === null) this.deliver(envelope, answer); });
     this.calls = new PendingCalls((message) => this.send(this.state.registrar, message));
     this.leaseEnds = host.now() + this.leaseLength;
     options.setLease(this.leaseEnds);
@@ -190,12 +188,7 @@ export class EmbeddedSession implements Session {
     const { from, message } = envelope;
     if (message.type === 'state') return this.stateFrom(from, message.state);
     if (message.type === 'evicted') return this.evicted(message.epoch);
-    const waiting = this.early.get(from);
-    if (waiting === undefined && envelope.state <= this.state.version) return this.deliver(envelope, answer);
-    if (!this.view.has(from) && this.earlyCount >= MOST_EARLY) return void this.counters.fenced++;
-    this.earlyCount++;
-    if (waiting !== undefined) waiting.push({ envelope, answer });
-    else this.early.set(from, [{ envelope, answer }]);
+    if (!this.inbox.accept(envelope, answer)) this.counters.fenced++;
   }
 
   private deliver(envelope: Envelope, answer: Answer): void {
@@ -276,18 +269,7 @@ export class EmbeddedSession implements Session {
       if (state.registrar !== before.registrar && before.version > 0) this.calls.again();
     }
     for (const watcher of [...this.watchers]) watcher();
-    this.release();
-  }
-
-  /** Messages that waited for this state, in order for each sender. */
-  private release(): void {
-    for (const [from, waiting] of [...this.early]) {
-      const due = waiting.findIndex(({ envelope }) => envelope.state > this.state.version);
-      const ready = waiting.splice(0, due < 0 ? waiting.length : due);
-      this.earlyCount -= ready.length;
-      if (waiting.length === 0) this.early.delete(from);
-      for (const { envelope, answer } of ready) if (this.end === null) this.deliver(envelope, answer);
-    }
+    this.inbox.advance(state.version);
   }
 
   // ---- the lease ----------------------------------------------------------------------------------------------------
