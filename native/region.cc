@@ -87,6 +87,9 @@ int64_t mapping_budget() {
 
 std::atomic<int64_t> borders_used{0};
 
+// Tries to close a page, some µs apart, before a process that could not go on correctly ends.
+constexpr int kCloseTries = 1000;
+
 // How many more places of different neighbours there are if the run of pages (BUSY, or about to be so) is set to `open`.
 int64_t new_borders(const Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
   const auto at = [&](uint64_t page) { return open(region.pages[page].word.load(std::memory_order_relaxed)); };
@@ -109,6 +112,9 @@ bool set_view(Region& region, uint64_t first, uint64_t count, uint32_t wanted, b
   // mapping_budget() reads a file the first time: region_create() does that, never a handler.
   const int64_t more = new_borders(region, first, count, wanted);
   // A region that uses few can't give any back: it may go on to the kernel's own limit.
+#ifdef FAULTLINE_SIMULATION
+  if (!force && simulation_refuses(region, first, count, wanted)) return false;
+#endif
   if (!force && more > 0 && borders_used.load(std::memory_order_relaxed) > mapping_budget() && region.borders.load(std::memory_order_relaxed) > mapping_budget() / 8) return false;
   if (!region.guard->set(region, first, count, wanted)) return false;
   region.borders.fetch_add(more, std::memory_order_relaxed);
@@ -397,6 +403,7 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
   if (set_view(region, first, count, wanted, false)) return wanted;
   region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
   // A run can't be closed for want of mappings: closing more than it joins mappings instead of splitting them.
+  int tries = 0;
   for (uint64_t span = 64;; span *= 8) {
     const uint64_t from = first / span * span;
     const uint64_t to = std::min(region.page_count, (first + count + span - 1) / span * span);
@@ -423,7 +430,14 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
       }
       start = end;
     }
-    if (closed || span >= region.page_count) return kOpenNone;
+    if (closed) return kOpenNone;
+    if (span < region.page_count) continue;
+    // Even that took a split, beside pages that are pinned or BUSY. Nobody may go on with a page that is not closed.
+    if (++tries == kCloseTries) {
+      fprintf(stderr, "faultline: page %llu of region '%s' can't be closed: the kernel has no mapping left (vm.max_map_count)\n", static_cast<unsigned long long>(first), region.name);
+      abort();
+    }
+    wait_for_busy();
   }
 }
 

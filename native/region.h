@@ -113,6 +113,11 @@ inline void region_leave(Region& region) { region.active.fetch_sub(1); }
 // What transitions leave to do: wakes sleepers, tells the coordinator that a page is free. Async-signal-safe.
 void settle(Region& region, uint64_t page, After after);
 
+#ifdef FAULTLINE_SIMULATION
+// Whether mappings are short just now.
+bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, uint32_t wanted);
+#endif
+
 // Opens a run of BUSY pages as far as `wanted`; returns what is open now.
 uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
 // Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. Not in the handler.

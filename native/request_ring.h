@@ -36,6 +36,8 @@ class RequestRing {
   bool push(const RingRecord& record);
 
   // The coordinator only. false: nothing there; the next push then wakes.
+  // For the one consumer.
+  bool empty() const { return cells_[head_ % kCells].turn.load() != head_ + 1; }
   bool pop(RingRecord& record);
   // Before the coordinator goes to sleep; false: something came meanwhile, go on popping.
   bool sleep();

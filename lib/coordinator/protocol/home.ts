@@ -299,8 +299,11 @@ export class Home {
   /** One step for the entry at the head; true if it is done with. */
   private serve(page: number, work: PageWork, entry: Entry): boolean {
     const [state, owner, version, low, high] = this.directory(page);
-    // Who has gone meanwhile wants nothing any more.
-    if (entry.from !== 0 && !this.view.has(entry.from)) return this.finish(page, work, state, owner, version, low, high);
+    // Who has gone meanwhile, or is on its way out, wants nothing any more: what it were given now might come after all
+    // that it had to give back.
+    const asker = this.view.get(entry.from);
+    const goes = asker === undefined || (asker.leaving && entry.given === undefined && entry.from !== this.network.self);
+    if (entry.from !== 0 && goes) return this.finish(page, work, state, owner, version, low, high);
     if (entry.given !== undefined) return this.serveGiven(page, work, entry.from, entry.given);
     if (state === DirState.Lost) return this.serveLost(page, work, entry);
     if (state === DirState.Exclusive) {

@@ -174,7 +174,17 @@ export class Member {
   }
 
   /** The homes of these pages changed: what was asked of the old ones is asked of the new, what they wanted is void. */
-  homesChanged(first: number, count: number): void {
+  /**
+   * These pages' home hands over in order. What it has granted still comes and counts, and the versions go on at the next
+   * home, so that claims stay; but it may have left a request unanswered, so the next home is asked, too. A claim that
+   * were given up here could throw away a page that the old home has already written down as this member's.
+   */
+  homeMoves(first: number, count: number): void {
+    for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.ask(page, access, this.memory.heldVersion(page));
+  }
+
+  /** These pages' home died: nothing that it said counts any more, and the versions may begin anew. */
+  homeLost(first: number, count: number): void {
     const end = first + count;
     for (const page of [...this.pending.keys()]) {
       if (page < first || page >= end) continue;

@@ -122,13 +122,15 @@ export class RegionProtocol {
     this.placement.slices = info.slices;
     const changed: Slice[] = [];
     for (const [index, slice] of info.slices.entries()) {
-      if (slice.generation === old[index].generation) continue;
+      // A home that dies while it hands over leaves the same new home behind, but with another task.
+      if (slice.generation === old[index].generation && slice.lostHome === old[index].lostHome) continue;
       changed.push(slice);
       // The last home, if it was this member, is drained by leave().
-      if (slice.home === this.network.self) this.moves.take(slice);
+      if (slice.home === this.network.self && slice.generation !== old[index].generation) this.moves.take(slice);
     }
     for (const slice of changed) {
-      this.member.homesChanged(slice.first, slice.count);
+      if (slice.lostHome === 0) this.member.homeMoves(slice.first, slice.count);
+      else this.member.homeLost(slice.first, slice.count);
       this.questions.homesChanged(slice.first, slice.count);
     }
   }

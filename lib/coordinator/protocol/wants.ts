@@ -1,7 +1,8 @@
 /**
  * Pages that the program asks for before it touches them: prefetches, which end when every page has been here once,
- * and pins, which end with every page here at the same time. A pin takes its pages in address order, so that two pins
- * can't each hold what the other waits for; if it still takes too long it lets go and starts again.
+ * and pins, which end with every page here at the same time. All pages of a pin are asked for together, but it takes hold
+ * of them one by one in address order, each as soon as it is here: so two pins can't each hold what the other waits for,
+ * and one of them always gets on. If it still takes too long it lets go and starts again.
  */
 import { Claim, type RegionMemory, type Timer, type Timers } from './ports.js';
 import type { Loss } from './home.js';
@@ -16,6 +17,8 @@ const WINDOW = 256;
 const STEP = 64;
 /** µs that a pin may hold some of its pages while it waits for others. */
 const PATIENCE = 1_000_000;
+/** µs before a pin looks again at pages that are held, but not open: the member is frozen, or has no mapping left. */
+const LOOK_AGAIN = 1_000;
 /** µs before a pin that let go tries again, for each unit of the member's id: two that collide must differ. */
 const BACK_OFF = 2_000;
 
@@ -31,7 +34,14 @@ interface Want {
   pin: Pin | null;
 }
 
-interface Pin { held: Run[]; since: number; timer: Timer | null }
+interface Pin {
+  /** Pages that are pinned, counted through all runs. */
+  held: number;
+  since: number;
+  timer: Timer | null;
+  /** Nothing was waited for since a page was found that is held but can't be pinned. */
+  inVain: boolean;
+}
 
 export class Wants {
   private readonly byPage = new Map<number, Want[]>();
@@ -54,7 +64,7 @@ export class Wants {
 
   /** runs: sorted, disjoint. When done() is called all of them are pinned; the caller unpins. */
   pin(runs: Run[], access: number, result: WantResult): () => void {
-    return this.begin(runs, access, result, { held: [], since: 0, timer: null });
+    return this.begin(runs, access, result, { held: 0, since: 0, timer: null, inVain: false });
   }
 
   /** Something happened to this page. */
@@ -68,6 +78,7 @@ export class Wants {
       if (loss !== undefined) this.fail(want, page, loss);
       else {
         this.take(want, page);
+        if (!want.ended && want.pin !== null) this.hold(want);
         this.pump(want);
       }
     }
@@ -119,6 +130,7 @@ export class Wants {
       this.fail(want, page, this.lossOf(page));
       return;
     }
+    if (want.pin !== null) want.pin.inVain = false;
     const wants = this.byPage.get(page);
     if (wants === undefined) this.byPage.set(page, [want]);
     else if (!wants.includes(want)) wants.push(want);
@@ -132,34 +144,55 @@ export class Wants {
       return;
     }
     const { pin } = want;
-    if (pin.since === 0) pin.since = this.timers.now();
-    for (let index = pin.held.length; index < want.runs.length; index++) {
-      const run = want.runs[index];
-      if (this.memory.pin(run.first, run.count, want.access)) {
-        pin.held.push(run);
-        continue;
-      }
-      if (pin.held.length > 0 && this.timers.now() - pin.since > PATIENCE) {
-        this.letGo(want);
-        pin.timer = this.timers.after(BACK_OFF * (1 + (this.self % 8)), () => {
-          pin.timer = null;
-          this.again(want, 0);
-          this.flush();
-        });
-        return;
-      }
-      this.again(want, index);
-      return;
+    if (this.hold(want)) {
+      this.all.delete(want);
+      want.ended = true;
+      want.result.done();
+    } else if (pin.held > 0 && this.timers.now() - pin.since > PATIENCE) {
+      this.letGo(want);
+      this.againAfter(want, pin, BACK_OFF * (1 + (this.self % 8)));
+    } else if (pin.inVain) {
+      this.againAfter(want, pin, LOOK_AGAIN);
+    } else {
+      pin.inVain = true;
+      this.again(want);
     }
-    this.all.delete(want);
-    want.ended = true;
-    want.result.done();
   }
 
-  private again(want: Want, run: number): void {
+  /** Pins the pages that are here, up to the first one that is not. true: all of them. */
+  private hold(want: Want): boolean {
+    const pin = want.pin!;
+    let before = 0;
+    for (const { first, count } of want.runs) {
+      let offset = Math.max(0, pin.held - before);
+      // Usually all of a run is here.
+      if (offset === 0 && pin.held === before && this.memory.pin(first, count, want.access)) offset = count;
+      while (offset < count && this.memory.pin(first + offset, 1, want.access)) offset++;
+      if (before + offset > pin.held) {
+        if (pin.held === 0) pin.since = this.timers.now();
+        pin.held = before + offset;
+      }
+      if (offset < count) return false;
+      before += count;
+    }
+    return true;
+  }
+
+  private againAfter(want: Want, pin: Pin, delay: number): void {
+    pin.timer = this.timers.after(delay, () => {
+      pin.timer = null;
+      pin.inVain = false;
+      this.again(want);
+      this.flush();
+    });
+  }
+
+  /** Asks anew for what is not pinned yet. */
+  private again(want: Want): void {
     if (want.ended) return;
-    want.run = run;
-    want.next = 0;
+    let before = 0;
+    want.run = want.runs.findIndex(({ count }) => (before += count) > want.pin!.held);
+    want.next = want.pin!.held - (before - want.runs[want.run].count);
     this.pump(want);
   }
 
@@ -178,8 +211,12 @@ export class Wants {
   private letGo(want: Want): void {
     if (want.pin === null) return;
     want.pin.timer?.cancel();
-    for (const run of want.pin.held) this.memory.unpin(run.first, run.count, want.access);
-    want.pin.held = [];
+    let left = want.pin.held;
+    for (const { first, count } of want.runs) {
+      if (left > 0) this.memory.unpin(first, Math.min(left, count), want.access);
+      left -= count;
+    }
+    want.pin.held = 0;
     want.pin.since = 0;
   }
 }

@@ -17,6 +17,8 @@ namespace {
 uint64_t simulated_now = 0;
 Napi::FunctionReference on_guard;
 Napi::FunctionReference on_busy;
+Napi::FunctionReference on_shortage;
+Napi::FunctionReference on_wake;
 
 // A thread of a member that faults: where the handler's loop stands, and what it sleeps on.
 struct Thread {
@@ -32,9 +34,9 @@ class SimulatedGuard final : public Guard {
  public:
   bool set(const Region& region, uint64_t first, uint64_t count, uint32_t open) override {
     const Napi::Env env = on_guard.Env();
-    const Napi::Value answer = on_guard.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)),
+    on_guard.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)),
                                               Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, open)});
-    return !env.IsExceptionPending() && answer.ToBoolean();
+    return true;
   }
 };
 
@@ -93,6 +95,12 @@ Napi::Value drain(const Napi::CallbackInfo& info) {
   }
   if (arguments.ok && count == 0) member->ring.sleep();
   return Napi::Number::New(info.Env(), count);
+}
+
+Napi::Value ring_ready(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  return Napi::Boolean::New(info.Env(), arguments.ok && !member->ring.empty());
 }
 
 Napi::Value gate_close(const Napi::CallbackInfo& info) {
@@ -219,6 +227,8 @@ void wake_up(const Napi::CallbackInfo& info) {
 }
 
 void set_guard(const Napi::CallbackInfo& info) { on_guard = Napi::Persistent(info[0].As<Napi::Function>()); }
+void set_wake(const Napi::CallbackInfo& info) { on_wake = Napi::Persistent(info[0].As<Napi::Function>()); }
+void set_shortage(const Napi::CallbackInfo& info) { on_shortage = Napi::Persistent(info[0].As<Napi::Function>()); }
 void set_busy(const Napi::CallbackInfo& info) { on_busy = Napi::Persistent(info[0].As<Napi::Function>()); }
 
 // [page word low, high, version, poison, directory low, high, copyset low, high]: for reports.
@@ -256,6 +266,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("threadWake", wake_up);
   set("onGuard", set_guard);
   set("onBusy", set_busy);
+  set("onShortage", set_shortage);
+  set("onWake", set_wake);
+  set("ringReady", ring_ready);
   set("words", words);
   init_pages(env, exports);
   return exports;
@@ -266,7 +279,15 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 uint64_t now_us() { return simulated_now; }
 void futex_wait(const void*, uint32_t, int64_t) {}
 void futex_wake(const void* word) {
-  for (Thread* thread : threads) if (thread != nullptr && thread->word == word) thread->word = nullptr;
+  for (size_t i = 0; i < threads.size(); i++) {
+    if (threads[i] == nullptr || threads[i]->word != word) continue;
+    threads[i]->word = nullptr;
+    on_wake.Call({Napi::Number::New(on_wake.Env(), static_cast<double>(i))});
+  }
+}
+bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
+  const Napi::Env env = on_shortage.Env();
+  return on_shortage.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)), Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, wanted)}).ToBoolean();
 }
 void wait_for_busy() { on_busy.Call({}); }
 

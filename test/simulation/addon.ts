@@ -1,0 +1,43 @@
+/** The simulator's addon (native/simulation.cc): the production words and transitions without threads, signals or mappings. */
+import path from 'node:path';
+import type { Native } from '../../lib/native.js';
+
+/** What one step of a thread in the handler came to: serve.h's Next, and asleep. */
+export const Next = { Run: 0, Look: 1, Wait: 2, Change: 3, Mappings: 4, Frozen: 5, Refused: 6, Lost: 7, Asleep: 255 } as const;
+
+type Shared = Pick<Native,
+  'drain' | 'gateClose' | 'gateDrained' | 'memberStopped' | 'regionRelease' |
+  'claim' | 'heldVersion' | 'held' | 'install' | 'abandon' | 'lose' | 'find' | 'invalidate' | 'recall' | 'downgrade' | 'deferral' |
+  'returned' | 'drop' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'begin' | 'directory' | 'end' | 'readPages' |
+  'writePages' | 'zero' | 'load32' | 'sweep' | 'directoryRecords'>;
+
+export interface Simulation extends Shared {
+  memberCreate(key: string): number;
+  memberDown(member: number, down: number): void;
+  gateOpen(member: number): void;
+  ringReady(member: number): boolean;
+  regionCreate(member: number, id: number, size: number, pageSize: number, extentPages: number): number;
+  /** µs. */
+  setClock(now: number): void;
+  /** The bytes of a region at its member. Must not be used after regionRelease. */
+  view(region: number): ArrayBuffer;
+  threadCreate(region: number): number;
+  threadTrap(thread: number, page: number, access: number, ran: boolean, own: number): void;
+  threadStep(thread: number): number;
+  threadAsleep(thread: number): boolean;
+  threadWake(thread: number): void;
+  /** Every change of a mapping. */
+  onGuard(change: (region: number, first: number, count: number, open: number) => void): void;
+  /** Is there no mapping left for this change, unless it closes more than that? */
+  onShortage(refuses: (region: number, first: number, count: number, open: number) => boolean): void;
+  /** A coordinator's call has to wait until a thread is no longer BUSY. */
+  onBusy(wait: () => void): void;
+  onWake(woken: (thread: number) => void): void;
+  /** [page word low, high, version, poison, directory word low, high, copyset low, high] */
+  words(region: number, page: number): number[];
+}
+
+/** `folder`: where the addon was built. */
+export function loadSimulation(folder = path.resolve(__dirname, '../../../test/simulation/native')): Simulation {
+  return require(path.join(folder, 'build', 'Release', 'simulation.node')) as Simulation;
+}

@@ -1,0 +1,69 @@
+/**
+ * What a run is like, drawn before it begins, so that most runs have only some kinds of trouble, and those often ("swarm
+ * testing", Groce and others 2012): a fault that hides another one does not do so in every run.
+ */
+import type { Choices } from './choices.js';
+
+export interface Plan {
+  members: number;
+  /** For each member. */
+  threads: number;
+  /** Operations of each thread. */
+  operations: number;
+  extents: number;
+  spread: boolean;
+  pages: number[];
+  /** µs. */
+  latency: number;
+  serverLatency: number;
+  slowMessages: number;
+  /** µs in which things go wrong. */
+  span: number;
+  joins: number;
+  leaves: number;
+  kills: number;
+  pauses: number;
+  breaks: number;
+  serverGone: boolean;
+  mappingFailures: number;
+  interleaving: number;
+  /** Relative weights of what threads do. */
+  weights: Record<Kind, number>;
+}
+
+export const KINDS = ['read', 'write', 'add', 'straddle', 'lock', 'wait', 'prefetch', 'pin', 'discard', 'drop', 'think', 'scan', 'barrier'] as const;
+export type Kind = (typeof KINDS)[number];
+
+export function drawPlan(choices: Choices): Plan {
+  const extents = choices.between(1, 3);
+  const pages: number[] = [];
+  const count = 1 + choices.skewed(7);
+  // Hot pages at the borders of extents, and neighbours, so that runs and slices matter.
+  for (let i = 0; i < count; i++) {
+    const page = choices.chance(0.6) ? choices.below(4) : choices.below(extents * 64);
+    if (!pages.includes(page)) pages.push(page);
+  }
+  const sometimes = (probability: number, most: number): number => (choices.chance(probability) ? choices.between(1, most) : 0);
+  const latency = choices.pick([20, 5, 100, 600]);
+  const weights = Object.fromEntries(KINDS.map((kind) => [kind, kind === 'read' || kind === 'write' ? 4 : choices.chance(0.4) ? choices.between(1, 4) : 0])) as Record<Kind, number>;
+  const members = choices.between(2, 4);
+  const leaves = sometimes(0.25, 2);
+  const kills = sometimes(0.3, 2);
+  const pauses = sometimes(0.2, 2);
+  const breaks = sometimes(0.1, 1);
+  // Barriers need all parties until their end.
+  if (leaves + kills + pauses + breaks > 0) weights.barrier = 0;
+  return {
+    members, extents, pages, latency, weights, leaves, kills, pauses, breaks,
+    threads: choices.between(1, 2),
+    operations: choices.between(4, 16),
+    spread: choices.chance(0.5),
+    serverLatency: choices.pick([10, 1000, 50_000]),
+    slowMessages: choices.chance(0.3) ? 0.05 : 0,
+    span: choices.pick([2_000, 300, 10_000]),
+    joins: sometimes(0.25, 2),
+    serverGone: choices.chance(0.02),
+    mappingFailures: choices.chance(0.15) ? 0.1 : 0,
+    interleaving: choices.pick([0.2, 0, 0.6]),
+  };
+}
