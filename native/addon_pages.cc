@@ -113,7 +113,7 @@ Napi::Value claim_run(const Napi::CallbackInfo& info) {
         const uint32_t opened = open_run(region, page, 1, open_of(held(region.pages[page].word.load())));
         settle(region, page, finish(region.pages[page], opened));
         // No mapping left: give some back and try again; a region that is not mapped, or down, is as open as can be.
-        if (opened == kOpenNone && region.app.load() != 0 && effective_down(region) == kUp && tries < 3) {
+        if (opened == kAsItWas && region.app.load() != 0 && effective_down(region) == kUp && tries < 3) {
           coalesce(region, page);
           continue;
         }
@@ -181,7 +181,9 @@ Napi::Value install(const Napi::CallbackInfo& info) {
     }
     uint64_t end = i + 1;
     while (end < call.count && out[end] == 0) end++;
-    const uint32_t opened = open_run(region, call.first + i, end - i, open_of(grant));
+    uint32_t opened = open_run(region, call.first + i, end - i, open_of(grant));
+    // What was open has been closed for the new bytes.
+    if (opened == kAsItWas && content != 2) opened = kOpenNone;
     for (; i < end; i++) settle(region, call.first + i, end_install(region.pages[call.first + i], version, grant, opened, now));
   }
   const uint64_t installed = call.count - failed;

@@ -19,7 +19,7 @@ uint64_t settled(uint64_t word, After& after) {
   return next;
 }
 
-uint64_t with_open(uint64_t word, uint32_t opened) { return (word & ~kOpenMask) | (static_cast<uint64_t>(opened) << kOpenShift); }
+uint64_t with_open(uint64_t word, uint32_t opened) { return opened == kAsItWas ? word : (word & ~kOpenMask) | (static_cast<uint64_t>(opened) << kOpenShift); }
 uint64_t with_held(uint64_t word, uint32_t held) { return (word & ~kHeldMask) | held; }
 
 void raise_poison(PageEntry& page, uint32_t version) {

@@ -9,7 +9,8 @@
 namespace faultline {
 
 enum Held : uint32_t { kInvalid = 0, kShared = 1, kExclusive = 2, kLost = 3 };
-enum Open : uint32_t { kOpenNone = 0, kOpenRead = 1, kOpenWrite = 2, kSacrificed = 3 };
+// kAsItWas is no code of the word: the mapping could not be changed, and so OPEN must not change either.
+enum Open : uint32_t { kOpenNone = 0, kOpenRead = 1, kOpenWrite = 2, kSacrificed = 3, kAsItWas = 4 };
 enum Access : uint32_t { kRead = 1, kWrite = 2 };
 enum DirectoryState : uint32_t { kIdle = 0, kOwned = 1, kGone = 2, kAway = 3 };
 
@@ -115,7 +116,7 @@ Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered
 // The thread leaves the handler (or turns to another page).
 After resume(PageEntry& page, uint32_t now);
 
-// BUSY -> done: HELD stays, OPEN becomes what the mapping allows now.
+// BUSY -> done: HELD stays, OPEN becomes what the mapping allows now (here and below: or kAsItWas).
 After finish(PageEntry& page, uint32_t opened);
 
 // D1: may this member open a page of its own without asking anybody? Takes LOCK and the page's BUSY, both or none.

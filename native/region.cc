@@ -389,13 +389,12 @@ void settle(Region& region, uint64_t page, After after) {
 }
 
 uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
-  if (wanted == kOpenNone) return kOpenNone;
   // Checked after BUSY was taken: who closes all views takes BUSY after it has said "down".
-  if (effective_down(region) != kUp) return kOpenNone;
+  if (wanted == kOpenNone || effective_down(region) != kUp) return kAsItWas;
   region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
   if (set_view(region, first, count, wanted, false)) return wanted;
   region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
-  return kOpenNone;
+  return kAsItWas;
 }
 
 uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {

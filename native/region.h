@@ -118,7 +118,7 @@ void settle(Region& region, uint64_t page, After after);
 bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, uint32_t wanted);
 #endif
 
-// Opens a run of BUSY pages as far as `wanted`; returns what is open now.
+// Opens a run of BUSY pages as far as `wanted`; kAsItWas if that can't be done now.
 uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
 // Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. Not in the handler.
 uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);

@@ -113,7 +113,7 @@ Next serve_change(Region& region, Turn& turn) {
   turn.futex = region.coalesce_turn.load();
   const uint32_t opened = open_run(region, turn.page, 1, open_of(held(entry.word.load())));
   settle(region, turn.page, finish(entry, opened));
-  if (opened != kOpenNone || effective_down(region) != kUp) return Next::kLook;
+  if (opened != kAsItWas || effective_down(region) != kUp) return Next::kLook;
   if (region.member->handle == region.member_handle) region.member->ring.push({kRingCoalesce, region.handle, turn.page, 0, 0});
   return Next::kMappings;
 }

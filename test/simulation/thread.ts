@@ -103,6 +103,12 @@ export class Thread {
     this.member.look();
   }
 
+  /** At the end of the run: lets go of BUSY. */
+  finishChange(): void {
+    if (this.changing) this.world.native.threadStep(this.index);
+    this.changing = false;
+  }
+
   // ---- one instruction ----------------------------------------------------------------------------------------------
 
   /** All that it needs must be open in the instant in which it runs. */

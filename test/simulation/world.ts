@@ -108,6 +108,9 @@ export class World {
   count = 0;
 
   dispose(): void {
+    // Whoever is in the middle of a protection change finishes it; nothing else runs any more.
+    this.nested = 2;
+    for (const thread of this.threads.values()) thread.finishChange();
     for (const member of this.members.values()) member.dispose();
     this.threads.clear();
   }

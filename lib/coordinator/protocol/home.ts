@@ -47,6 +47,9 @@ export interface Service {
   status: 'open' | 'receiving' | 'rebuilding' | 'draining' | 'handed';
   waiting: (() => void)[];
   drained: (() => void) | null;
+  /** Drained, and all that was granted has arrived: it can be handed over. Until then, who waits for that. */
+  settled: boolean;
+  whenSettled: (() => void)[];
 }
 
 export class Home {

@@ -20,7 +20,7 @@ interface Parked {
 }
 
 /** An answer that found its page BUSY. */
-interface Delayed { segment: Segment; bytes: Uint8Array | null }
+interface Delayed { from: MemberId; segment: Segment; bytes: Uint8Array | null }
 
 /** Longest read-ahead, pages; it doubles from one while a reader goes on sequentially. */
 const READ_AHEAD_PAGES = 32;
@@ -98,7 +98,7 @@ export class Member {
     }
   }
 
-  data(message: DataMessage, payload: Uint8Array | undefined): void {
+  data(from: MemberId, message: DataMessage, payload: Uint8Array | undefined): void {
     const { pageSize } = this.memory;
     let used = 0;
     for (const segment of message.segments) {
@@ -108,7 +108,7 @@ export class Member {
       }
       const bytes = segment.content === Content.Bytes ? segment.count * pageSize : 0;
       invariant(bytes === 0 || (payload !== undefined && payload.length >= used + bytes), 'an answer has the bytes that it announces');
-      this.install(segment, payload ?? null, used);
+      this.install(from, segment, payload ?? null, used);
       this.pagesIn += segment.count;
       this.bytesIn += bytes;
       used += bytes;
@@ -161,7 +161,7 @@ export class Member {
     const delayed = this.delayed.get(page);
     if (delayed !== undefined) {
       this.delayed.delete(page);
-      this.install(delayed.segment, delayed.bytes, 0);
+      this.install(delayed.from, delayed.segment, delayed.bytes, 0);
     }
     const parked = this.parked.get(page);
     if (parked !== undefined) {
@@ -183,19 +183,21 @@ export class Member {
     for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.ask(page, access, this.memory.heldVersion(page));
   }
 
-  /** These pages' home died: nothing that it said counts any more, and the versions may begin anew. */
-  homeLost(first: number, count: number): void {
+  /**
+   * These pages' home died: nothing that it said counts any more, and the versions may begin anew. Claims are made again,
+   * which forgets poison; what a home before it, on its way out, has said still counts.
+   */
+  homeLost(first: number, count: number, alive: (member: MemberId) => boolean): void {
     const end = first + count;
-    for (const page of [...this.pending.keys()]) {
+    for (const [page, { access }] of [...this.pending]) {
       if (page < first || page >= end) continue;
-      // Abandoning makes the sleepers claim anew, which also forgets poison that the old home's versions left.
       this.pending.delete(page);
-      this.delayed.delete(page);
+      if (!alive(this.delayed.get(page)?.from ?? 0)) this.delayed.delete(page);
       this.memory.abandon(page, 1);
-      this.settled(page);
+      if (this.claim(page, access) !== Claim.Claimed) this.settled(page);
     }
     for (const [page, parked] of [...this.parked]) {
-      if (page < first || page >= end) continue;
+      if (page < first || page >= end || alive(parked.from)) continue;
       parked.timer?.cancel();
       this.parked.delete(page);
     }
@@ -256,7 +258,7 @@ export class Member {
 
   // ---- within -------------------------------------------------------------------------------------------------------
 
-  private install(segment: Segment, bytes: Uint8Array | null, offset: number): void {
+  private install(from: MemberId, segment: Segment, bytes: Uint8Array | null, offset: number): void {
     const { pageSize } = this.memory;
     const out = this.results(segment.count);
     const failed = this.memory.install(segment.first, segment.count, segment.version, segment.grant, segment.content, segment.content === Content.Bytes ? bytes : null, offset, out);
@@ -270,7 +272,7 @@ export class Member {
         if (pending !== undefined) this.ask(page, pending.access, 0);
       } else if (result === Install.Busy) {
         const copy = segment.content === Content.Bytes && bytes !== null ? bytes.slice(offset + i * pageSize, offset + (i + 1) * pageSize) : null;
-        this.delayed.set(page, { segment: { ...segment, first: page, count: 1 }, bytes: copy });
+        this.delayed.set(page, { from, segment: { ...segment, first: page, count: 1 }, bytes: copy });
       } else {
         this.pending.delete(page);
         this.settled(page);

@@ -53,12 +53,12 @@ export class Moves {
   adopt(slice: Slice): void {
     const { extentPages } = this.info;
     this.memory.setHomed(slice.first / extentPages, Math.ceil(slice.count / extentPages), true, false);
-    this.home.services.push({ first: slice.first, count: slice.count, generation: slice.generation, status: 'open', waiting: [], drained: null });
+    this.home.services.push({ first: slice.first, count: slice.count, generation: slice.generation, status: 'open', waiting: [], drained: null, settled: false, whenSettled: [] });
   }
 
   /** The slice's home is this member from now on: from a leaving one, or instead of a dead one. */
   take(slice: Slice): void {
-    const service: Service = { first: slice.first, count: slice.count, generation: slice.generation, status: 'receiving', waiting: [], drained: null };
+    const service: Service = { first: slice.first, count: slice.count, generation: slice.generation, status: 'receiving', waiting: [], drained: null, settled: false, whenSettled: [] };
     const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
     if (before >= 0) this.home.services.splice(before, 1);
     this.home.services.push(service);
@@ -112,7 +112,11 @@ export class Moves {
 
   received(from: MemberId, slice: Slice, message: HandoverMessage, payload: Uint8Array | undefined): void {
     const incoming = this.incoming.get(slice.first);
-    if (incoming === undefined || incoming.service.generation !== message.generation) return;
+    if (incoming === undefined || incoming.service.generation !== message.generation) {
+      // Nobody waits for it here any more; whoever sends it must not wait either.
+      this.network.send(from, { type: 'handover-ack', region: this.info.id, generation: message.generation, first: message.first, done: message.done });
+      return;
+    }
     const { pageSize } = this.memory;
     let used = 0;
     for (let i = 0; i < message.records.length; i += 7) {
@@ -202,8 +206,14 @@ export class Moves {
     const answer = (records: number[], done: boolean): void =>
       this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
     this.member.forgetUnacknowledged(message.first, message.count);
-    const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status === 'draining');
-    if (service !== undefined) return this.handOver(service, from, message.generation, () => answer([], true));
+    const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed');
+    // The home before the one that died is still here, on its way out: it hands over to this one instead, when it can.
+    if (service !== undefined) {
+      const handOver = (): void => this.handOver(service, from, message.generation, () => answer([], true));
+      if (service.settled) handOver();
+      else service.whenSettled.push(handOver);
+      return;
+    }
     for (const records of this.member.holdings(message.first, message.count)) answer(records, false);
     answer([], true);
   }

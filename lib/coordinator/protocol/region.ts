@@ -78,7 +78,7 @@ export class RegionProtocol {
     const message = any as CoherenceMessage;
     switch (message.type) {
       case 'request': return this.home.request(from, message.generation, message.access, message.first, message.count, message.held);
-      case 'data': if (this.fromHome(from, message.segments[0]?.first, message.generation)) this.member.data(message, payload); return;
+      case 'data': if (this.fromHome(from, message.segments[0]?.first, message.generation)) this.member.data(from, message, payload); return;
       case 'recall': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.recall(from, message); return;
       case 'invalidate': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.invalidate(from, message); return;
       case 'recalled': if (this.isServed(message.segments[0]?.first, message.generation)) this.home.recalled(from, message.generation, message, payload); return;
@@ -119,7 +119,7 @@ export class RegionProtocol {
   update(info: RegionInfo): void {
     const old = this.placement.slices;
     this.info = info;
-    this.placement.slices = info.slices;
+    this.placement.update(info.slices);
     const changed: Slice[] = [];
     for (const [index, slice] of info.slices.entries()) {
       // A home that dies while it hands over leaves the same new home behind, but with another task.
@@ -130,7 +130,7 @@ export class RegionProtocol {
     }
     for (const slice of changed) {
       if (slice.lostHome === 0) this.member.homeMoves(slice.first, slice.count);
-      else this.member.homeLost(slice.first, slice.count);
+      else this.member.homeLost(slice.first, slice.count, (member) => this.view.has(member));
       this.questions.homesChanged(slice.first, slice.count);
     }
   }
@@ -158,6 +158,8 @@ export class RegionProtocol {
     let left = services.length + 2;
     const one = (): void => void (--left === 0 && done());
     for (const service of services) {
+      service.settled = true;
+      for (const handOver of service.whenSettled.splice(0)) handOver();
       const slice = this.placement.of(service.first);
       if (slice.home === this.network.self) one();
       else this.moves.handOver(service, slice.home, slice.generation, one);
@@ -225,11 +227,10 @@ export class RegionProtocol {
 
   // ---- within -------------------------------------------------------------------------------------------------------
 
-  /** Is this the page's home, or the one that is handing it over? */
+  /** Is this the page's home, or one that hands it over? */
   private fromHome(from: MemberId, page: number | undefined, generation: number): boolean {
     if (page === undefined) return false;
-    const slice = this.placement.of(page);
-    return (slice.home === from && slice.generation === generation) || (slice.from === from && slice.generation === generation + 1);
+    return this.placement.spokeAsHome(from, page, generation);
   }
 
   private isServed(page: number | undefined, generation: number): boolean {
