@@ -131,9 +131,10 @@ function onExit(code: number): void {
   // From here on a thread that is in a fault waits for the end of the process, rather than being that end itself.
   native.exiting(code, timeout + EXIT_GRACE_MS);
   const stopped = stopNow(timeout);
-  // Threads that are in a fault now would keep Node from ending, and so would a coordinator that did not stop: it has
-  // sockets, and tearing those down under a pending receive aborts the process.
-  native.exiting(code, stopped ? EXIT_GRACE_MS : 0);
+  // A coordinator that did not stop has sockets, and tearing those down under a pending receive aborts the process.
+  if (!stopped) native.leaveNow(code);
+  // Threads that are in a fault now would keep Node from ending.
+  native.exiting(code, EXIT_GRACE_MS);
 }
 
 function onSignal(signal: NodeJS.Signals): void {

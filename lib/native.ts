@@ -166,7 +166,7 @@ export interface Native {
   memory(): { total: number; available: number };
 
   // ---- member ------------------------------------------------------------------------------------------------------
-  /** Makes the native side of one member of this process. `key` names the cluster (its real name); throws ERR_NATIVE_KEY if taken. Any thread. */
+  /** Makes the native side of one member of this process. `key` names the cluster (its real name); throws ERR_NATIVE_KEY if taken, ERR_NATIVE_EXITING after exiting(). Any thread. */
   memberCreate(key: string): number;
   /** The live member of this process for that key, or 0. */
   memberFind(key: string): number;
@@ -189,6 +189,8 @@ export interface Native {
   parkFaults(others: boolean): void;
   /** As parkFaults(true), and for all threads; if `graceMs` later threads still are in handlers the process leaves by _exit(code). Called in the 'exit' event. */
   exiting(code: number, graceMs: number): void;
+  /** _exit(code): nothing that Node or other addons would still do happens. */
+  leaveNow(code: number): never;
   /** The lease: until this time the member may serve. The watchdog freezes the member (as Frozen) and puts LeaseOver on the ring when it is over. 0 switches it off. */
   setLease(member: number, until: number): void;
   lease(member: number): number;

@@ -13,6 +13,7 @@
 #include "attempt.h"
 #include "fault.h"
 #include "futex.h"
+#include "member.h"
 #include "napi_help.h"
 
 namespace faultline {
@@ -94,8 +95,12 @@ void exiting(const Napi::CallbackInfo& info) {
   const Napi::Value code = info[0];
   Arguments arguments(info);
   const uint32_t grace = arguments.u32(1);
-  if (arguments.ok) fault_exiting(code.IsNumber() ? code.As<Napi::Number>().Int32Value() : 0, grace);
+  if (!arguments.ok) return;
+  members_exiting();
+  fault_exiting(code.IsNumber() ? code.As<Napi::Number>().Int32Value() : 0, grace);
 }
+
+void leave_now(const Napi::CallbackInfo& info) { _exit(info[0].IsNumber() ? info[0].As<Napi::Number>().Int32Value() : 0); }
 
 void park_faults(const Napi::CallbackInfo& info) { fault_parks(info[0].ToBoolean()); }
 
@@ -118,6 +123,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("memory", Napi::Function::New(env, memory));
   exports.Set("threadsInFaults", Napi::Function::New(env, threads_in_faults));
   exports.Set("parkFaults", Napi::Function::New(env, park_faults));
+  exports.Set("leaveNow", Napi::Function::New(env, leave_now));
   exports.Set("exiting", Napi::Function::New(env, exiting));
   init_member(env, exports);
   init_region(env, exports);

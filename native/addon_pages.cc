@@ -267,7 +267,8 @@ Napi::Value recall(const Napi::CallbackInfo& info) {
   for (uint64_t i = 0; i < call.count; i++) {
     const uint64_t page = call.first + i;
     bool bytes = false;
-    const CloseStep step = begin_recall(region.pages[page], version, keep, want_bytes, now, bytes);
+    bool stays = keep;
+    const CloseStep step = begin_recall(region.pages[page], version, stays, want_bytes, now, bytes);
     if (step == CloseStep::kDeferred) {
       out[i] = 3;
       deferred++;
@@ -277,12 +278,12 @@ Napi::Value recall(const Napi::CallbackInfo& info) {
     if (step == CloseStep::kClose) {
       const bool is_open = open(region.pages[page].word.load()) != kOpenNone;
       // To read-only only what was open: what is closed stays closed until somebody needs it.
-      if (is_open) opened = close_run(region, page, 1, keep ? kOpenRead : kOpenNone);
+      if (is_open) opened = close_run(region, page, 1, stays ? kOpenRead : kOpenNone);
     }
     out[i] = 2;
     if (bytes) out[i] = copy_out(region, page, buffer + i * region.page_size) ? 1 : 0;
     if (step == CloseStep::kClose) {
-      settle(region, page, end_close(region.pages[page], keep, bytes, opened));
+      settle(region, page, end_close(region.pages[page], stays, bytes, opened));
       region.stats.recalled_pages.fetch_add(1, std::memory_order_relaxed);
     }
   }

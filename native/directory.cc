@@ -257,10 +257,12 @@ CloseStep begin_invalidate(PageEntry& page, uint32_t version, uint32_t now) {
   }
 }
 
-CloseStep begin_recall(PageEntry& page, uint32_t version, bool keep, bool want_bytes, uint32_t now, bool& bytes) {
+CloseStep begin_recall(PageEntry& page, uint32_t version, bool& keep, bool want_bytes, uint32_t now, bool& bytes) {
   uint64_t word = page.word.load();
   for (;;) {
     const bool same = page.version.load() == version;
+    // A copy from before what the home has granted here since, and which was not taken: the home does not know of it.
+    if (held(word) == kShared && after(version, page.version.load())) keep = false;
     const bool close = held(word) == kExclusive ? same : held(word) == kShared && !keep;
     // "Unchanged" would be a lie while the home has not said that it has the bytes.
     bytes = same && (held(word) == kExclusive || (word & kUnacked) || (held(word) == kShared && want_bytes));

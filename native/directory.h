@@ -148,8 +148,9 @@ enum class CloseStep : uint8_t {
   kDeferred,  // DEFER is set
 };
 CloseStep begin_invalidate(PageEntry& page, uint32_t version, uint32_t now);
-// bytes: they must be sent (else the answer is "unchanged"). After kClose: end_close(keep, bytes).
-CloseStep begin_recall(PageEntry& page, uint32_t version, bool keep, bool want_bytes, uint32_t now, bool& bytes);
+// bytes: they must be sent (else the answer is "unchanged"). keep: a shared copy stays; becomes false where none may.
+// After kClose: end_close(keep, bytes).
+CloseStep begin_recall(PageEntry& page, uint32_t version, bool& keep, bool want_bytes, uint32_t now, bool& bytes);
 CloseStep begin_downgrade(PageEntry& page, bool to_shared, uint32_t now);
 After end_close(PageEntry& page, bool to_shared, bool unacked, uint32_t opened);
 // µs until a deferred page is worth another try, -1 if a Free record will come.

@@ -21,6 +21,7 @@ constexpr uint32_t kMembers = 64;
 struct Table {
   std::mutex mutex;
   Member* members[kMembers] = {};
+  bool exiting = false;
   uint32_t used[kMembers] = {};  // how often the place was used: the upper half of the handle
 };
 
@@ -102,6 +103,11 @@ class Watchdog {
 
 uint32_t member_create(const std::string& key, std::string& error) {
   std::lock_guard<std::mutex> lock(table().mutex);
+  // Whoever ends the process says so first, and looks for members then.
+  if (table().exiting) {
+    error = "ERR_NATIVE_EXITING";
+    return 0;
+  }
   uint32_t place = kMembers;
   for (uint32_t i = 0; i < kMembers; i++) {
     Member* member = table().members[i];
@@ -133,6 +139,11 @@ uint32_t member_create(const std::string& key, std::string& error) {
   member.down = kUp;
   member.stopped = false;
   return member.handle;
+}
+
+void members_exiting() {
+  std::lock_guard<std::mutex> lock(table().mutex);
+  table().exiting = true;
 }
 
 uint32_t member_find(const std::string& key) {

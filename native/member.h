@@ -81,7 +81,9 @@ struct Member {
   std::map<uint32_t, Slot> slots;
 };
 
-// 0 if the key is taken or there is no room.
+// The process ends: no member is made any more.
+void members_exiting();
+// 0 if the key is taken, there is no room, or the process ends.
 uint32_t member_create(const std::string& key, std::string& error);
 uint32_t member_find(const std::string& key);
 Member* member_at(uint32_t handle);

@@ -123,15 +123,19 @@ void every_word() {
       for (const bool keep : {false, true}) {
         start();
         bool bytes = false;
-        close = begin_recall(page, version, keep, false, now, bytes);
+        bool stays = keep;
+        close = begin_recall(page, version, stays, false, now, bytes);
+        const bool older = held(word) == kShared && version > 5;
+        hold(stays == (keep && !older), "only a copy from before the recalled one does not stay");
+        if (older && !busy && !(word & kPins)) hold(close == CloseStep::kClose, "a copy from before the recalled one is closed");
         const bool owner = held(word) == kExclusive && version == 5;
         if (bytes) hold(version == 5 && (owner || (word & kUnacked)), "bytes of that version only");
         if ((word & kUnacked) && version == 5 && close != CloseStep::kDeferred) hold(bytes, "never 'unchanged' while the home has not said that it has the bytes");
         if (close == CloseStep::kClose) {
           hold(!busy && !(word & kWritePinMask), "closes nothing that is BUSY or pinned to be written");
-          if (!keep) hold(!(word & kPins), "closes nothing that is pinned");
-          end_close(page, keep, bytes, keep ? open_of(kShared) : kOpenNone);
-          hold(held(page.word) == (keep ? kShared : kInvalid) && well_formed(page.word), "closed as far as was asked");
+          if (!stays) hold(!(word & kPins), "closes nothing that is pinned");
+          end_close(page, stays, bytes, stays ? open_of(kShared) : kOpenNone);
+          hold(held(page.word) == (stays ? kShared : kInvalid) && well_formed(page.word), "closed as far as was asked");
           hold(!bytes || (page.word & kUnacked), "bytes that went out are kept until they are acknowledged");
         }
         if (!owner && close == CloseStep::kNothing && (word & kPendMask)) hold(page.word & kPoison, "a recall of what is not here yet poisons the claim");
@@ -293,7 +297,8 @@ bool interleavings(size_t& states, std::string& why) {
         }
         if (kind == 3) {
           bool bytes;
-          const CloseStep result = begin_recall(m.member, version, false, true, kNow, bytes);
+          bool keep = false;
+          const CloseStep result = begin_recall(m.member, version, keep, true, kNow, bytes);
           if (result == CloseStep::kDeferred) return false;
           if (result == CloseStep::kClose) end_close(m.member, false, bytes, kOpenNone);
           n.up.push_back({bytes ? 3u : 4u, version, bytes ? n.member_value : 0u});

@@ -83,7 +83,7 @@ void coordinator() {
     switch ((random >> 8) % 4) {
       case 0: if (begin_invalidate(pages[number], version[number], now) == CloseStep::kClose) settle(number, end_close(pages[number], false, false, kOpenNone)); break;
       case 1: {
-        const bool keep = random & 1;
+        bool keep = random & 1;
         if (begin_recall(pages[number], pages[number].version.load(), keep, true, now, bytes) == CloseStep::kClose) settle(number, end_close(pages[number], keep, bytes, keep ? open_of(kShared) : kOpenNone));
         returned(pages[number], pages[number].version.load());
         break;

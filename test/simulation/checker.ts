@@ -15,7 +15,8 @@ export class Violation extends Error {
 /** What a page holds, as far as the threads look at it: data (twice, at both ends of the page) and a signal word. */
 export interface Cell { data: number; signal: number }
 
-interface Pending { cell: Cell; stored: boolean }
+/** mixed: something else has written meanwhile, or may have, before it or after it. */
+interface Pending { cell: Cell; mixed: boolean }
 
 interface Page {
   /** What a load may return: more than one only while a restore or a discard is under way beside stores. */
@@ -79,13 +80,15 @@ export class Checker {
     if (!this.world.inView(member.id)) return;
     const state = this.page(page);
     state.accept = [cell];
-    for (const pending of state.pending.values()) pending.stored = true;
+    for (const pending of state.pending.values()) pending.mixed = true;
   }
 
   /** A restore or a discard begins: from now on, until it is answered, loads may or may not show it. */
   beginChange(page: number, cell: Cell): number {
     const id = ++this.nextPending;
-    this.page(page).pending.set(id, { cell, stored: false });
+    const { pending } = this.page(page);
+    for (const other of pending.values()) other.mixed = true;
+    pending.set(id, { cell, mixed: pending.size > 0 });
     return id;
   }
 
@@ -94,9 +97,10 @@ export class Checker {
     const pending = state.pending.get(id);
     state.pending.delete(id);
     if (pending === undefined) return;
-    // Refused, or the asker was given up meanwhile: it may have happened all the same.
-    if (done && !pending.stored && state.pending.size === 0) state.accept = [pending.cell];
+    if (done && !pending.mixed) state.accept = [pending.cell];
     else state.accept.push(pending.cell);
+    // Refused, or the asker was given up meanwhile: it may still happen, at any time.
+    if (!done) state.pending.set(id, { cell: pending.cell, mixed: true });
   }
 
   // ---- mappings -----------------------------------------------------------------------------------------------------

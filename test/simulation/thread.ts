@@ -284,12 +284,15 @@ export class Thread {
       answer = { value: null, error: GONE };
       this.resume();
     });
-    events.after(choices.chance(0.5) ? choices.below(2_000) : choices.below(200_000), member.id, () => {
+    const cancel = (): void => {
       const wait = checker.waits.get(key);
-      if (answer !== undefined || wait === undefined) return;
+      if (answer !== undefined) return;
+      // The coordinator has not even heard of it.
+      if (wait === undefined) return events.after(100, member.id, cancel);
       wait.cancelled = true;
       member.turn(() => region.questions.cancelWait(id));
-    });
+    };
+    events.after(choices.chance(0.5) ? choices.below(2_000) : choices.below(200_000), member.id, cancel);
     while (answer === undefined) yield* this.pause();
     checker.waitEnds(key, answer.value);
     return answer.error !== undefined && this.isEnd(answer.error) ? 'ended' : 'done';

@@ -116,7 +116,7 @@ export class World {
   }
 
   private done(): boolean {
-    return this.started && this.unfinished === 0 && this.pendingFaults === 0;
+    return (this.started || this.serverGone) && this.unfinished === 0 && this.pendingFaults === 0;
   }
 
   private started = false;

@@ -117,12 +117,11 @@ export class Engine {
     const regions = [...this.regions.values()];
     for (const region of regions) region.wants.clear();
     this.whenReceived(regions, () => {
-      this.each(regions, (region, one) => region.drain(one), () => {
-        this.flush();
-        // The answers to these come after all that was sent before: every grant has then arrived where it was going.
-        this.each(this.view.others(), (member, one) => this.askFlushed(member, regions[0], one), () => {
-          this.each(regions, (region, one) => region.handOver(one), done);
-        });
+      for (const region of regions) region.drain();
+      this.flush();
+      // The answers to these come after all that was sent before: every grant has then arrived where it was going.
+      this.each(this.view.others(), (member, one) => this.askFlushed(member, regions[0], one), () => {
+        this.each(regions, (region, one) => region.handOver(one), done);
       });
       this.flush();
     });

@@ -46,8 +46,7 @@ export interface Service {
   /** receiving, rebuilding: requests wait; draining, handed: requests are dropped, their senders ask the new home. */
   status: 'open' | 'receiving' | 'rebuilding' | 'draining' | 'handed';
   waiting: (() => void)[];
-  drained: (() => void) | null;
-  /** Drained, and all that was granted has arrived: it can be handed over. Until then, who waits for that. */
+  /** Drained, and all that was granted has arrived: it is being handed over. Until then, who waits for that. */
   settled: boolean;
   whenSettled: (() => void)[];
 }
@@ -131,9 +130,18 @@ export class Home {
   recalled(from: MemberId, generation: number, message: RecalledMessage, payload: Uint8Array | undefined): void {
     this.forEachReturned(message.segments, payload, (page, segment, bytes) => {
       const work = this.works.get(page);
+      const expected = work?.recall?.owner === from && work.recall.version === segment.version;
+      if (!expected && this.isOwned(page, from, segment.version)) {
+        // Its recall was broken off by draining. The directory says until the end that the owner has the bytes: it is
+        // this home that takes them back, or the next one.
+        if (this.serviceOf(page)?.settled !== false) return;
+        this.takeBack(page, from, segment, bytes);
+        const [state, owner, version, low, high] = this.directory(page);
+        this.memory.end(page, state, owner, version, low, high, work?.begun ?? false);
+      }
       // Ours or not, the owner need not keep the bytes for us any longer.
       this.outbox.acknowledge('returned', from, generation, page, 1, segment.version);
-      if (work?.recall?.owner !== from || work.recall.version !== segment.version) return;
+      if (work === undefined || !expected) return;
       work.recall = null;
       this.takeBack(page, from, segment, bytes);
       this.advance(page, work);
@@ -243,18 +251,23 @@ export class Home {
     }
   }
 
-  /** No new transaction for this slice; calls back when the running ones have ended. */
-  drain(service: Service, drained: () => void): void {
+  /**
+   * No transaction for this slice any more: those that run are broken off, since what they wait for may be pinned by
+   * somebody who waits for another page of this home. What they have done so far does no harm: a copyset may name
+   * members that have closed their copies, and an owner keeps the bytes that nobody has taken.
+   */
+  drain(service: Service): void {
     service.status = 'draining';
-    service.drained = drained;
     service.waiting = [];
     for (const [page, work] of [...this.works]) {
       if (this.serviceOf(page) !== service) continue;
-      for (const entry of work.queue.slice(work.begun ? 1 : 0)) entry.task?.cancelled?.();
-      work.queue.length = work.begun ? 1 : 0;
-      if (!work.begun) this.forget(page, work);
+      for (const entry of work.queue) entry.task?.cancelled?.();
+      if (work.begun) {
+        const [state, owner, version, low, high] = this.directory(page);
+        this.memory.end(page, state, owner, version, low, high, false);
+      }
+      this.forget(page, work);
     }
-    this.checkDrained(service);
   }
 
   open(service: Service): void {
@@ -387,12 +400,17 @@ export class Home {
 
   private serveGiven(page: number, work: PageWork, from: MemberId, given: NonNullable<Entry['given']>): boolean {
     const [state, owner, version, low, high] = this.word;
-    const ours = state === DirState.Exclusive && this.view.atSlot(owner) === from && version === given.segment.version;
+    const ours = this.isOwned(page, from, given.segment.version);
     if (ours) this.takeBack(page, from, given.segment, given.bytes);
     this.outbox.acknowledge('returned', from, this.generationOf(page), page, 1, given.segment.version);
     if (!ours) return this.finish(page, work, state, owner, version, low, high);
     const now = this.directory(page);
     return this.finish(page, work, now[0], now[1], now[2], now[3], now[4]);
+  }
+
+  private isOwned(page: number, by: MemberId, version: number): boolean {
+    const [state, owner, current] = this.directory(page);
+    return state === DirState.Exclusive && this.view.atSlot(owner) === by && current === version;
   }
 
   lossOf(page: number): Loss {
@@ -483,16 +501,6 @@ export class Home {
   private forget(page: number, work: PageWork): void {
     work.timer?.cancel();
     this.works.delete(page);
-    const service = this.serviceOf(page);
-    if (service?.status === 'draining') this.checkDrained(service);
-  }
-
-  private checkDrained(service: Service): void {
-    if (service.drained === null) return;
-    for (const page of this.works.keys()) if (this.serviceOf(page) === service) return;
-    const drained = service.drained;
-    service.drained = null;
-    drained();
   }
 
   /** A rebuilt page whose keeper is gone is kept by another of its copies, if there is one. */

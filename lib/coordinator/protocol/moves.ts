@@ -53,12 +53,12 @@ export class Moves {
   adopt(slice: Slice): void {
     const { extentPages } = this.info;
     this.memory.setHomed(slice.first / extentPages, Math.ceil(slice.count / extentPages), true, false);
-    this.home.services.push({ first: slice.first, count: slice.count, generation: slice.generation, status: 'open', waiting: [], drained: null, settled: false, whenSettled: [] });
+    this.home.services.push({ first: slice.first, count: slice.count, generation: slice.generation, status: 'open', waiting: [], settled: false, whenSettled: [] });
   }
 
   /** The slice's home is this member from now on: from a leaving one, or instead of a dead one. */
   take(slice: Slice): void {
-    const service: Service = { first: slice.first, count: slice.count, generation: slice.generation, status: 'receiving', waiting: [], drained: null, settled: false, whenSettled: [] };
+    const service: Service = { first: slice.first, count: slice.count, generation: slice.generation, status: 'receiving', waiting: [], settled: false, whenSettled: [] };
     const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
     if (before >= 0) this.home.services.splice(before, 1);
     this.home.services.push(service);
@@ -206,8 +206,9 @@ export class Moves {
     const answer = (records: number[], done: boolean): void =>
       this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
     this.member.forgetUnacknowledged(message.first, message.count);
-    const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed');
     // The home before the one that died is still here, on its way out: it hands over to this one instead, when it can.
+    // (A home that is to get the slice after the asker has nothing yet; its answer must not wait for the asker's.)
+    const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed' && candidate.generation < message.generation);
     if (service !== undefined) {
       const handOver = (): void => this.handOver(service, from, message.generation, () => answer([], true));
       if (service.settled) handOver();

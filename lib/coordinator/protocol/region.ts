@@ -135,16 +135,13 @@ export class RegionProtocol {
     }
   }
 
-  /** Leaving, first step: nothing new is served; calls back when all that was begun has ended. The views are closed. */
-  drain(drained: () => void): void {
-    const services = this.home.services.filter((service) => service.status === 'open');
-    let left = services.length + 1;
-    const one = (): void => void (--left === 0 && drained());
-    for (const service of services) {
+  /** Leaving, first step: nothing is served any more. The views are closed. */
+  drain(): void {
+    for (const service of this.home.services) {
+      if (service.status !== 'open') continue;
       this.answers.forget(service.first, service.count);
-      this.home.drain(service, one);
+      this.home.drain(service);
     }
-    one();
   }
 
   /** Is anything here that has to arrive before this member may leave? */

@@ -1,0 +1,276 @@
+/**
+ * The coordinator: one member of one cluster. It puts the parts together (the session, the protocol, the
+ * addon, this process's handles) and decides the order of the member's life: join, serve, leave, stop.
+ *
+ * All other threads wait for this one, so it waits for nobody: no Atomics.wait or notify, nothing that runs on libuv's
+ * thread pool, nothing that needs the main thread.
+ */
+import { writeSync } from 'node:fs';
+import { parentPort } from 'node:worker_threads';
+import type { CoordinatorSettings, Started } from '../calls.js';
+import { FaultlineError, makeError, toWire } from '../errors.js';
+import { Down, native, Ring, RING_RECORD } from '../native.js';
+import { openEmbedded } from './membership/embedded.js';
+import type { Session } from './membership/session.js';
+import { Engine } from './protocol/engine.js';
+import type { ClusterState, Envelope, RegionInfo } from './protocol/messages.js';
+import { Clients } from './clients.js';
+import { NativeRegionMemory } from './memory.js';
+import { Service } from './service.js';
+import { LoopTimers } from './timers.js';
+
+/** Records of the ring that are taken at a time. */
+const BATCH = 256;
+/** A live peer that is silent for longer is given up, ms. */
+const SILENCE = 2_000;
+/** Longest time that leaving may take when close() was called, ms: the hand-over moves every page that lives here only. */
+const LEAVE = 60_000;
+/** Longest time for the hand-over before a thread that touched a lost page ends the process, ms. */
+const LAST_HAND_OVER = 3_000;
+/** How often silent peers are looked for, ms. */
+const TICK = 250;
+
+export class Coordinator {
+  private readonly records = new Float64Array(BATCH * RING_RECORD);
+  private readonly handles = new Map<number, number>();
+  private readonly regionIds = new Map<number, number>();
+  private readonly joining = new AbortController();
+  private readonly clients: Clients;
+  private session: Session | null = null;
+  private engine: Engine | null = null;
+  private service: Service | null = null;
+  private early: Envelope[] = [];
+  private ticker: NodeJS.Timeout | null = null;
+  private state: 'joining' | 'up' | 'leaving' | 'over' | 'stopped' = 'joining';
+
+  /** member: its native side, made already. */
+  constructor(private readonly settings: CoordinatorSettings, private readonly member: number) {
+    native.memberAttach(this.member, () => this.wake());
+    this.clients = new Clients(settings.key, this.member, (client, request, signal) => {
+      if (this.service === null || this.state === 'stopped') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
+      if (this.state === 'leaving' && request.op !== 'detach') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
+      return this.service.handle(client, request, signal);
+    });
+  }
+
+  async join(): Promise<void> {
+    const { settings } = this;
+    // The process may have begun to exit before anybody could be woken.
+    this.wake();
+    this.joining.signal.throwIfAborted();
+    this.session = await openEmbedded(
+      { cluster: settings.key, name: settings.name, insecure: settings.insecure, silence: SILENCE, joinTimeout: settings.joinTimeout, setLease: (until) => native.setLease(this.member, until) },
+      {
+        state: (state) => this.applyState(state),
+        message: (envelope) => this.receive(envelope),
+        tell: () => undefined,
+        over: (error) => this.over(error),
+        renewed: () => { if (this.state === 'up') native.memberDown(this.member, Down.Up, ''); },
+      },
+      this.joining.signal,
+    );
+    const { session } = this;
+    const timers = new LoopTimers(() => this.engine?.flush());
+    this.engine = new Engine(
+      { self: session.self, send: (to, message, payload) => session.send(to, message, payload), suspect: (peer) => session.suspect(peer) },
+      timers,
+      {
+        openMemory: (info) => this.openMemory(info),
+        closeMemory: (info) => this.closeMemory(info),
+        region: (info) => ({
+          lost: (runs, member, epoch) => this.clients.notify({ event: 'page-lost', region: info.id, runs, member, epoch }),
+          found: (runs) => this.clients.notify({ event: 'page-found', region: info.id, runs, member: 0, epoch: 0 }),
+        }),
+      },
+      { faultTimeout: settings.faultTimeout * 1000 },
+    );
+    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), leave: () => this.lastHandleClosed() });
+    this.engine.apply(session.state);
+    for (const envelope of this.early) this.engine.message(envelope);
+    this.early = [];
+    this.engine.flush();
+    this.state = 'up';
+    this.ticker = setInterval(() => {
+      this.engine?.tick();
+      this.engine?.flush();
+    }, TICK);
+    this.post({ started: this.member });
+  }
+
+  failed(error: unknown): void {
+    this.post({ failed: toWire(error) });
+    this.stop();
+  }
+
+  /** Something that must not happen has happened. */
+  broken(error: Error): void {
+    if (this.state === 'stopped') return;
+    // The worker's own process.stderr would need the main thread.
+    writeSync(2, `faultline: the coordinator of ${this.settings.key} ended: ${error.stack ?? error.message}\n`);
+    const wire = toWire(makeError('ERR_FAULTLINE_COORDINATOR', `the coordinator ended: ${error.message}`));
+    native.memberDown(this.member, Down.CoordinatorDied, '');
+    this.clients.fail(makeError(wire.code, wire.message));
+    this.clients.notify({ event: 'over', error: wire });
+    if (this.state === 'joining') this.post({ failed: wire });
+    this.stop();
+  }
+
+  // ---- what arrives -------------------------------------------------------------------------------------------------
+
+  /** Threads have put something on the ring. */
+  private wake(): void {
+    const { engine, records } = this;
+    for (;;) {
+      const count = native.drain(this.member, records);
+      if (count === 0) break;
+      for (let i = 0; i < count * RING_RECORD; i += RING_RECORD) {
+        const kind = records[i];
+        if (kind === Ring.Fault) engine?.fault(this.regionIds.get(records[i + 1])!, records[i + 2], records[i + 3], records[i + 4]);
+        else if (kind === Ring.Free) engine?.free(this.regionIds.get(records[i + 1])!, records[i + 2]);
+        else this.rare(kind, records[i + 1], records[i + 2]);
+      }
+      engine?.flush();
+    }
+  }
+
+  private rare(kind: number, region: number, page: number): void {
+    switch (kind) {
+      case Ring.Coalesce: return native.coalesce(region, page);
+      case Ring.Fatal: return void this.lastWords(region, page);
+      case Ring.Stop: return void this.stopBefore(page);
+      case Ring.ClientGone: {
+        const client = this.clients.threadEnded(page);
+        if (client !== undefined) {
+          this.service?.clientGone(client);
+          this.clients.remove(client);
+        }
+        if (this.clients.size === 0) void this.lastHandleClosed();
+        return;
+      }
+      // LeaseOver: the session asks the registrar by itself.
+    }
+  }
+
+  private receive(envelope: Envelope): void {
+    if (this.engine === null) return void this.early.push(envelope);
+    this.engine.message(envelope);
+    this.engine.flush();
+  }
+
+  private applyState(state: ClusterState): void {
+    if (this.engine === null) return;
+    this.engine.apply(state);
+    this.engine.flush();
+    this.clients.notify({ event: 'view', state });
+  }
+
+  // ---- the end ------------------------------------------------------------------------------------------------------
+
+  /** The others gave this member up, or the registrar is gone. */
+  private over(error: Error): void {
+    if (this.state === 'stopped' || this.state === 'over') return;
+    this.state = 'over';
+    const evicted = error instanceof FaultlineError && error.code === 'ERR_FAULTLINE_EVICTED';
+    const wire = toWire(error);
+    // Before anybody's access fails: whoever meets it in attempt() can then say who was given up, and when.
+    this.clients.notify({ event: 'over', error: wire });
+    native.memberDown(this.member, evicted ? Down.Evicted : Down.ClusterLost, error.message);
+    this.engine?.fail(wire);
+    this.clients.fail(error);
+    this.stop();
+  }
+
+  /** No handle of this process is left: hand over, and go. */
+  private async lastHandleClosed(): Promise<void> {
+    if (this.clients.all().some((client) => !client.closing) || this.state !== 'up') return;
+    await this.leave(LEAVE);
+    this.end(Down.Closed, 'close()');
+    // The answer to the detach that this was called for goes out first.
+    setImmediate(() => this.stop());
+  }
+
+  private async stopBefore(timeout: number): Promise<void> {
+    if (this.state === 'joining') {
+      this.joining.abort(makeError('ERR_FAULTLINE_CLOSED', 'the process exits', { what: 'process' }));
+      return;
+    }
+    if (this.state === 'up') await this.leave(timeout);
+    // Threads that wait in a fault stay where they are: the process is on its way out.
+    this.stop();
+  }
+
+  /** A thread touched a lost page outside attempt(): what only this member has must survive the process. */
+  private async lastWords(region: number, page: number): Promise<void> {
+    if (this.state === 'up') await this.leave(LAST_HAND_OVER);
+    await this.session?.close();
+    native.die(this.member, region, page);
+  }
+
+  private async leave(timeout: number): Promise<void> {
+    const { session, engine } = this;
+    if (session === null || engine === null) return;
+    this.state = 'leaving';
+    this.service?.releasePins();
+    try {
+      await session.leave(() => new Promise<void>((resolve) => {
+        // Only now, when it is this member's turn: until then its threads and the others go on.
+        native.memberDown(this.member, Down.Frozen, '');
+        engine.leave(resolve);
+        engine.flush();
+      }), timeout);
+    } catch {
+      // Out of time, or out of the view: nothing more can be handed over.
+    }
+  }
+
+  private end(down: number, detail: string): void {
+    native.memberDown(this.member, down, detail);
+    const error = makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
+    this.engine?.fail(toWire(error));
+  }
+
+  /** Closes everything; the worker ends by itself when nothing keeps its loop. */
+  private stop(): void {
+    if (this.state === 'stopped') return;
+    this.state = 'stopped';
+    if (this.ticker !== null) clearInterval(this.ticker);
+    native.setLease(this.member, 0);
+    const close = this.session?.close() ?? Promise.resolve();
+    void close.catch(() => undefined).then(() => {
+      this.clients.close();
+      for (const handle of this.handles.values()) native.regionRelease(handle);
+      native.memberStopped(this.member);
+      parentPort?.close();
+      // No socket is open any more; whatever timer is left has nothing to wait for.
+      setImmediate(() => process.exit());
+    });
+  }
+
+  // ---- regions ------------------------------------------------------------------------------------------------------
+
+  private openMemory(info: RegionInfo): NativeRegionMemory {
+    const handle = native.regionCreate(this.member, { id: info.id, name: info.name, size: info.size, pageSize: info.pageSize, extentPages: info.extentPages });
+    this.handles.set(info.id, handle);
+    this.regionIds.set(handle, info.id);
+    return new NativeRegionMemory(this.member, handle, info.pageSize, () => this.session?.state.epoch ?? 0);
+  }
+
+  private closeMemory(info: RegionInfo): void {
+    const handle = this.handleOf(info.id);
+    native.regionDown(handle, Down.Destroyed, '');
+    this.handles.delete(info.id);
+    this.regionIds.delete(handle);
+    native.regionRelease(handle);
+    this.clients.notify({ event: 'destroyed', region: info.id });
+  }
+
+  private handleOf(region: number): number {
+    const handle = this.handles.get(region);
+    if (handle === undefined) throw makeError('ERR_FAULTLINE_REGION_DESTROYED', 'the region was destroyed', { region: String(region) });
+    return handle;
+  }
+
+  private post(message: Started): void {
+    parentPort?.postMessage(message);
+  }
+}
