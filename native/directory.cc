@@ -140,6 +140,9 @@ HomeLock lock_home(PageEntry& page, DirectoryEntry& directory, uint32_t access, 
 
 HomeAfter unlock_home(PageEntry& page, DirectoryEntry& directory, uint32_t grant, uint32_t opened, uint32_t now) {
   HomeAfter result{};
+  // Version 0 is that of bytes which nobody has ever touched: they need not be kept. No other thread changes the version
+  // under LOCK, but the coordinator may set WANT.
+  if (version_of(directory.word.load()) == 0) directory.word.fetch_add(uint64_t{1} << kVersionShift);
   page.version.store(version_of(directory.word.load()));
   page.installed_at.store(now);
   page.resident_until.store(now + kResidency);

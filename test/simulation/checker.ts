@@ -133,6 +133,13 @@ export class Checker {
 
   lost(member: SimulatedMember, runs: [number, number][]): void {
     const { plan } = this.world;
+    for (const other of this.world.members.values()) {
+      if (other.dead || other.ended || other.mapping.length === 0 || !this.world.inView(other.id)) continue;
+      for (const [first, count] of runs) {
+        // The others hear of a loss when the page may have been written afresh.
+        for (let page = first; page < first + count; page++) if (member.isHome(page) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
+      }
+    }
     if (plan.kills + plan.pauses + plan.breaks === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
   }
 

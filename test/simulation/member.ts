@@ -165,6 +165,7 @@ export class SimulatedMember {
     this.call('leave', {}, (reply) => {
       if (reply.error !== undefined || !this.up) return;
       this.world.note(() => `member ${this.id} hands over`);
+      for (const thread of this.threads) for (const pin of thread.pins.splice(0)) this.unpin(pin);
       this.native.memberDown(this.handle, Down.Frozen);
       this.frozen = true;
       this.turn(() => this.engine!.leave(() => this.gone()));
@@ -328,19 +329,23 @@ export class SimulatedMember {
     this.native.unpin(this.region, first, count, access);
   }
 
+  isHome(page: number): boolean {
+    return (this.protocol as unknown as { home: { serviceOf(page: number): unknown } }).home.serviceOf(page) !== undefined;
+  }
+
   holds(page: number): number {
     return this.native.held(this.region, page);
   }
 
   /** What its coordinator waits for, for reports. */
   describe(): string {
-    const protocol = this.protocol as unknown as { home: { services: { first: number; status: string; waiting: unknown[] }[]; works: Map<number, object>; unfetched: Set<number> }; member: { pending: Map<number, object>; parked: Map<number, object> }; questions: { open: Map<number, object> } } | undefined;
+    const protocol = this.protocol as unknown as { home: { services: { first: number; status: string; waiting: unknown[] }[]; works: Map<number, object>; unfetched: Set<number> }; member: { pending: Map<number, object>; parked: Map<number, object>; unacknowledged: Map<number, number> }; questions: { open: Map<number, object> } } | undefined;
     if (protocol === undefined) return `member ${this.id}: no region`;
     const { home, member, questions } = protocol;
     return `member ${this.id}: ${JSON.stringify({
       version: this.version, frozen: this.frozen, leaving: this.leaving, held: this.held.length,
       services: home.services.map(({ first, status, waiting }) => ({ first, status, waiting: waiting.length })),
-      works: [...home.works].map(([page, work]) => ({ page, ...work, timer: undefined })), unfetched: [...home.unfetched],
+      works: [...home.works].map(([page, work]) => ({ page, ...work, timer: undefined })), unfetched: [...home.unfetched], unacknowledged: [...member.unacknowledged],
       pending: [...member.pending], parked: [...member.parked].map(([page, parked]) => ({ page, ...parked, timer: undefined })), questions: [...questions.open.values()].map((open) => ({ ...open, payload: undefined })),
     })}`;
   }

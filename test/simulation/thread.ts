@@ -188,8 +188,7 @@ export class Thread {
         // A memory budget at work. A home's pages are its own to keep.
         this.member.post(() => {
           const protocol = this.member.protocol!;
-          const homed = (protocol as unknown as { home: { serviceOf(page: number): unknown } }).home.serviceOf(page) !== undefined;
-          if (!homed && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
+          if (!this.member.isHome(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
         });
         return 'done';
       }
@@ -330,7 +329,8 @@ export class Thread {
     const result = yield* this.want(({ done, failed }) => member.protocol!.wants.pin([pin], pin.access, {
       done: () => {
         pinned = true;
-        this.pins.push(pin);
+        if (this.member.leaving) this.member.unpin(pin);
+        else this.pins.push(pin);
         done();
       },
       failed,
@@ -341,7 +341,10 @@ export class Thread {
       const touched = yield* this.touch([{ page: pin.first + choices.below(pin.count), access: pin.access }]);
       if (touched === 'ended') return 'ended';
     }
-    this.pins.splice(this.pins.indexOf(pin), 1);
+    // Members that leave release all pins.
+    const at = this.pins.indexOf(pin);
+    if (at < 0) return 'done';
+    this.pins.splice(at, 1);
     member.post(() => member.unpin(pin));
     return 'done';
   }

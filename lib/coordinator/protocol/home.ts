@@ -22,7 +22,7 @@ export interface Entry {
   /** The version of the copy that the asker holds, 0 for none. */
   held: number;
   /** Instead of a grant: runs when the page is idle (read) or idle and alone (write), and says whether the page's bytes may stay as they are. */
-  task?: { run(page: number): void; lost(page: number): 'found' | 'lost'; cancelled?(): void };
+  task?: { run(page: number): void; lost(page: number): 'found' | 'lost'; /** The home moves before its turn has come. */ moved(page: number): void };
   /** Instead of a grant: bytes that an owner gave back unasked. */
   given?: { segment: Segment; bytes: Uint8Array | null };
 }
@@ -242,6 +242,11 @@ export class Home {
     for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
   }
 
+  /** The member need not keep the bytes of that version any longer. */
+  acknowledge(member: MemberId, page: number, version: number): void {
+    if (this.view.has(member) && member !== this.network.self) this.outbox.acknowledge('returned', member, this.generationOf(page), page, 1, version);
+  }
+
   /** Members that a transaction has been waiting for since before `then`. */
   *awaited(then: number): Generator<MemberId> {
     for (const work of this.works.values()) {
@@ -261,7 +266,7 @@ export class Home {
     service.waiting = [];
     for (const [page, work] of [...this.works]) {
       if (this.serviceOf(page) !== service) continue;
-      for (const entry of work.queue) entry.task?.cancelled?.();
+      for (const entry of work.queue) entry.task?.moved(page);
       if (work.begun) {
         const [state, owner, version, low, high] = this.directory(page);
         this.memory.end(page, state, owner, version, low, high, false);
@@ -341,16 +346,16 @@ export class Home {
       entry.task.run(page);
       return this.finish(page, work, DirState.Idle, 0, version, low, high);
     }
+    // Version 0 means "no copy" in requests, and "never touched" in a directory; the first grant of a page makes it 1.
+    const granted = version === 0 ? 1 : version;
     if (entry.from === this.network.self) {
-      if (!this.grantSelf(page, work, version, low === 0 && high === 0 ? Held.Exclusive : Held.Shared)) return false;
-      return this.finish(page, work, DirState.Idle, 0, version, low, high);
+      if (!this.grantSelf(page, work, granted, low === 0 && high === 0 ? Held.Exclusive : Held.Shared)) return false;
+      return this.finish(page, work, DirState.Idle, 0, granted, low, high);
     }
     if (!this.closeOwn(page, work, true)) return false;
     const slot = this.view.slotOf(entry.from);
     const same = entry.held !== 0 && entry.held === version && this.view.inCopyset(slot, low, high);
     const [newLow, newHigh] = this.view.withSlot(slot, low, high);
-    // Version 0 means "no copy" in requests; the first grant of a page makes it 1.
-    const granted = version === 0 ? 1 : version;
     this.outbox.data(entry.from, this.generationOf(page), page, granted, Held.Shared, same ? Content.Same : Content.Bytes);
     this.requestsServed++;
     return this.finish(page, work, DirState.Idle, 0, granted, newLow, newHigh);
@@ -454,7 +459,7 @@ export class Home {
   }
 
   private grantSelf(page: number, work: PageWork, version: number, grant: number): boolean {
-    this.memory.install(page, 1, version === 0 ? 1 : version, grant, Content.Same, null, 0, this.one);
+    this.memory.install(page, 1, version, grant, Content.Same, null, 0, this.one);
     if (this.one[0] === Install.Busy) {
       work.blocked = true;
       return false;

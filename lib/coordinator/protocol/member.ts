@@ -213,7 +213,7 @@ export class Member {
     }
   }
 
-  /** The old home has gone: whether it got these bytes or not is settled by the new one's directory. */
+  /** This member is these pages' home now, and has what it kept for one. */
   forgetUnacknowledged(first: number, count: number): void {
     for (const [page, version] of [...this.unacknowledged]) if (page >= first && page < first + count) this.returned(page, 1, version);
   }
@@ -225,8 +225,8 @@ export class Member {
       if (slice.home === this.network.self) continue;
       for (const records of this.holdings(slice.first, slice.count)) {
         for (let i = 0; i < records.length; i += HOLDING_RECORD) {
-          const [first, count, held, version] = records.slice(i, i + 4);
-          if (held === Held.Exclusive) this.giveBack(slice.home, slice.generation, first, count, version);
+          const [first, count, held, version, unacknowledged] = records.slice(i, i + HOLDING_RECORD);
+          if (held === Held.Exclusive || unacknowledged !== 0) this.giveBack(slice.home, slice.generation, first, count, version);
           else if (held === Held.Shared) this.memory.drop(first, count);
         }
       }

@@ -1,15 +1,20 @@
 /**
  * Questions that a home answers about its pages, one answer each: wait, notify, restore, discard, inspect. And, at the
- * asking member, the open questions, which are asked again when a home changes.
+ * asking member, the open questions. What a home on its way out has not done any more it says ('moved'), and that is
+ * asked of the next one: each question is carried out once, unless a home dies over it.
  */
 import type { AskMessage, MemberId, RegionInfo, ReplyMessage, WireError } from './messages.js';
 import { Access, DirState, DIRECTORY_RECORD, type Network, type RegionMemory } from './ports.js';
 import type { Entry, Home, Service } from './home.js';
 import type { View } from './view.js';
 import type { Placement } from './placement.js';
-import { appendPage } from './ranges.js';
+import { appendPage, pairs } from './ranges.js';
 
 export type Reply = (value: unknown, error?: WireError) => void;
+
+/** The answer of a home that moves; left: [first, count, …] of the pages for which it has not been done, if some are. */
+const MOVED = 'moved';
+const moved = (left: number[] = []): WireError => ({ code: MOVED, message: 'the home has moved', fields: { left } });
 
 interface Waiter { from: MemberId; id: number; reply: Reply }
 
@@ -30,7 +35,7 @@ export class Answers {
   ) {}
 
   ask(from: MemberId, service: Service, message: AskMessage, payload: Uint8Array | undefined, reply: Reply): void {
-    if (service.status === 'draining' || service.status === 'handed') return;
+    if (service.status === 'draining' || service.status === 'handed') return reply(null, moved());
     if (service.status !== 'open' && message.op !== 'wait-cancel') {
       const copy = payload?.slice();
       service.waiting.push(() => this.ask(from, service, message, copy, reply));
@@ -57,10 +62,14 @@ export class Answers {
     }
   }
 
-  /** The home moves: whoever asked asks the new one, or is woken there. */
-  forget(first: number, count: number): void {
+  /** The home moves, and the waits that it knew end. */
+  move(first: number, count: number): void {
     const { pageSize } = this.memory;
-    for (const offset of [...this.waiters.keys()]) if (offset >= first * pageSize && offset < (first + count) * pageSize) this.waiters.delete(offset);
+    for (const [offset, waiters] of [...this.waiters]) {
+      if (offset < first * pageSize || offset >= (first + count) * pageSize) continue;
+      this.waiters.delete(offset);
+      for (const { reply } of waiters) reply(null, moved());
+    }
   }
 
   private wait(from: MemberId, id: number, offset: number, expected: number, reply: Reply): void {
@@ -82,6 +91,11 @@ export class Answers {
         this.cancelled.delete(name);
         reply(null, this.lostError(page));
         return 'lost';
+      },
+      moved: () => {
+        this.queued.delete(name);
+        this.cancelled.delete(name);
+        reply(null, moved());
       },
     });
   }
@@ -119,14 +133,14 @@ export class Answers {
       }
     }
     const found: [number, number][] = [];
-    this.forEach(first, count, Access.Write, (page) => {
+    this.forPages(Array.from({ length: count }, (_, i) => first + i), (page) => {
       this.memory.writePages(page, 1, bytes!, (page - first) * pageSize);
       this.losses.delete(page, 1);
       appendPage(found, page);
-    }, () => {
+    }, (left) => {
       if (found.length > 0) this.home.announceFound(found);
-      reply(null);
-    }, true);
+      reply(null, left.length > 0 ? moved(left.flat()) : undefined);
+    });
   }
 
   /** Zeroes the bytes, and frees whole pages here; copies elsewhere are invalidated. Pages that nobody touched are left alone. */
@@ -156,11 +170,11 @@ export class Answers {
         appendPage(found, page);
       }
     };
-    this.forPages(pages, Access.Write, zero, () => {
+    this.forPages(pages, zero, (left) => {
       if (found.length > 0) this.home.announceFound(found);
       if (whole.length > 0) this.home.announceDiscarded(whole);
-      reply(null);
-    }, true);
+      reply(null, left.length > 0 ? moved(left.flat()) : undefined);
+    });
   }
 
   private inspect(page: number): unknown {
@@ -173,24 +187,26 @@ export class Answers {
     };
   }
 
-  private forEach(first: number, count: number, access: number, run: (page: number) => void, done: () => void, alsoLost: boolean): void {
-    this.forPages(Array.from({ length: count }, (_, i) => first + i), access, run, done, alsoLost);
-  }
-
-  private forPages(pages: number[], access: number, run: (page: number) => void, done: () => void, alsoLost: boolean): void {
-    let left = pages.length;
-    if (left === 0) return done();
-    const one = (page: number): void => {
-      run(page);
-      if (--left === 0) done();
-    };
+  /** Runs when each page is idle and alone, or lost; left: runs of pages at which the home moved before that. */
+  private forPages(pages: number[], run: (page: number) => void, done: (left: [number, number][]) => void): void {
+    const left: [number, number][] = [];
+    let open = pages.length;
+    if (open === 0) return done(left);
+    const one = (): void => void (--open === 0 && done(left));
     for (const page of pages) {
-      this.enqueue(page, access, {
-        run: one,
-        lost: (lost) => {
-          if (!alsoLost) return 'lost';
-          one(lost);
+      this.enqueue(page, Access.Write, {
+        run: () => {
+          run(page);
+          one();
+        },
+        lost: () => {
+          run(page);
+          one();
           return 'found';
+        },
+        moved: () => {
+          appendPage(left, page);
+          one();
         },
       });
     }
@@ -219,7 +235,7 @@ export function lostError(info: RegionInfo, page: number, loss: { member: Member
   };
 }
 
-interface Open { op: string; args: number[]; page: number; payload: Uint8Array | undefined; reply: Reply; again: boolean }
+interface Open { op: string; args: number[]; page: number; payload: Uint8Array | undefined; reply: Reply; /** Who was asked. */ home: MemberId; again: boolean }
 
 /** The asking member's side. */
 export class Questions {
@@ -237,7 +253,7 @@ export class Questions {
   /** Returns the question's id. `page` says whose home answers. */
   ask(op: string, page: number, args: number[], payload: Uint8Array | undefined, reply: Reply): number {
     const id = this.nextId();
-    const open = { op, args, page, payload, reply, again: false };
+    const open = { op, args, page, payload, reply, home: 0, again: false };
     this.open.set(id, open);
     this.send(id, open);
     return id;
@@ -253,27 +269,24 @@ export class Questions {
     else this.network.send(slice.home, message);
   }
 
-  reply(message: ReplyMessage): boolean {
-    const open = this.open.get(message.id);
+  reply({ id, value, error }: ReplyMessage): boolean {
+    const open = this.open.get(id);
     if (open === undefined) return false;
-    this.open.delete(message.id);
-    // Asked twice because the home changed: the first may have done it.
-    const done = open.again && message.error?.code === 'ERR_FAULTLINE_NOT_LOST';
-    open.reply(message.value, done ? undefined : message.error);
+    this.open.delete(id);
+    if (error?.code === MOVED) this.follow(open, pairs((error.fields?.left ?? []) as number[]));
+    // Asked again because a home died: that one may have done it.
+    else if (open.again && error?.code === 'ERR_FAULTLINE_NOT_LOST') open.reply(null);
+    else open.reply(value, error);
     return true;
   }
 
-  /** These pages have a new home: waits are woken, all else is asked again. */
-  homesChanged(first: number, count: number): void {
+  /** Homes have changed, and some may have died: what they were asked is asked of the next ones, waits are woken. */
+  homesChanged(alive: (member: MemberId) => boolean): void {
     for (const [id, open] of [...this.open]) {
-      if (open.page < first || open.page >= first + count) continue;
-      if (open.op === 'wait') {
-        this.open.delete(id);
-        open.reply('ok');
-      } else {
-        open.again = true;
-        this.send(id, open);
-      }
+      if (alive(open.home)) continue;
+      open.again = true;
+      if (open.op === 'wait') this.wake(id, open);
+      else this.send(id, open);
     }
   }
 
@@ -284,11 +297,40 @@ export class Questions {
     for (const open of all) open.reply(null, error);
   }
 
+  /** A wait may end at any time; its caller looks at the value again. */
+  private wake(id: number, open: Open): void {
+    this.open.delete(id);
+    open.reply('ok');
+  }
+
+  /** The home has moved, with all of it undone, or all of these runs of pages. */
+  private follow(open: Open, left: [number, number][]): void {
+    const { op, page, args, payload, reply } = open;
+    if (op === 'wait') return open.reply('ok');
+    if (left.length === 0) return void this.ask(op, page, args, payload, reply);
+    const { pageSize } = this.info;
+    let first: WireError | undefined;
+    let count = left.length;
+    const one: Reply = (_, error) => {
+      first ??= error;
+      if (--count === 0) reply(null, first);
+    };
+    for (const [start, length] of left) {
+      if (op === 'restore') {
+        this.ask(op, start, [start, length], payload!.subarray((start - args[0]) * pageSize, (start - args[0] + length) * pageSize), one);
+      } else {
+        // discard
+        const from = Math.max(args[0], start * pageSize);
+        this.ask(op, start, [from, Math.min(args[0] + args[1], (start + length) * pageSize) - from], undefined, one);
+      }
+    }
+  }
+
   private send(id: number, open: Open): void {
     const slice = this.placement.of(open.page);
+    open.home = slice.home;
     const message: AskMessage = { type: 'ask', region: this.info.id, generation: slice.generation, id, op: open.op, args: open.args };
     if (slice.home === this.network.self) this.askSelf(message, open.payload, (value, error) => void this.reply({ type: 'reply', id, value, error }));
     else this.network.send(slice.home, message, open.payload);
   }
 }
-

@@ -76,3 +76,9 @@ export function forEachStretch(first: number, count: number, out: Uint8Array, ca
     start = end;
   }
 }
+
+/** [first, count, first, count, …], as messages have it. */
+export function pairs(flat: number[]): [number, number][] {
+  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+}
+

@@ -7,7 +7,7 @@ import { Moves } from './moves.js';
 import { Outbox } from './outbox.js';
 import { Placement } from './placement.js';
 import { Answers, lostError, Questions, type Reply } from './questions.js';
-import { RangeMap } from './ranges.js';
+import { pairs, RangeMap } from './ranges.js';
 import type { View } from './view.js';
 import { Wants } from './wants.js';
 
@@ -131,15 +131,15 @@ export class RegionProtocol {
     for (const slice of changed) {
       if (slice.lostHome === 0) this.member.homeMoves(slice.first, slice.count);
       else this.member.homeLost(slice.first, slice.count, (member) => this.view.has(member));
-      this.questions.homesChanged(slice.first, slice.count);
     }
+    this.questions.homesChanged((member) => this.view.has(member));
   }
 
   /** Leaving, first step: nothing is served any more. The views are closed. */
   drain(): void {
     for (const service of this.home.services) {
       if (service.status !== 'open') continue;
-      this.answers.forget(service.first, service.count);
+      this.answers.move(service.first, service.count);
       this.home.drain(service);
     }
   }
@@ -283,8 +283,3 @@ export class RegionProtocol {
     one();
   }
 }
-
-function pairs(flat: number[]): [number, number][] {
-  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
-}
-
