@@ -137,7 +137,7 @@ export class Checker {
       if (other.dead || other.ended || other.mapping.length === 0 || !this.world.inView(other.id)) continue;
       for (const [first, count] of runs) {
         // The others hear of a loss when the page may have been written afresh.
-        for (let page = first; page < first + count; page++) if (member.isHome(page) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
+        for (let page = first; page < first + count; page++) if (member.isHome(page) && this.world.inView(member.id) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
       }
     }
     if (plan.kills + plan.pauses + plan.breaks === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
@@ -174,7 +174,7 @@ export class Checker {
   queuedWaits(page: number): number[] {
     const queued: number[] = [];
     for (const member of this.world.members.values()) {
-      if (member.dead || member.protocol === undefined) continue;
+      if (member.dead || member.protocol === undefined || !this.world.inView(member.id)) continue;
       const { waiters } = (member.protocol as unknown as { answers: { waiters: Map<number, { from: MemberId; id: number }[]> } }).answers;
       for (const list of waiters.values()) for (const { from, id } of list) if (this.waits.get(from * 100_000 + id)?.page === page) queued.push(from * 100_000 + id);
     }

@@ -330,6 +330,11 @@ export class SimulatedMember {
   }
 
   isHome(page: number): boolean {
+    return (this.protocol as unknown as { home: { serviceOf(page: number): { status: string } | undefined } }).home.serviceOf(page)?.status === 'open';
+  }
+
+  /** It has that page's directory, or gets it, or hands it over. */
+  serves(page: number): boolean {
     return (this.protocol as unknown as { home: { serviceOf(page: number): unknown } }).home.serviceOf(page) !== undefined;
   }
 

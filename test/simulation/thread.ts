@@ -188,7 +188,7 @@ export class Thread {
         // A memory budget at work. A home's pages are its own to keep.
         this.member.post(() => {
           const protocol = this.member.protocol!;
-          if (!this.member.isHome(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
+          if (!this.member.serves(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
         });
         return 'done';
       }

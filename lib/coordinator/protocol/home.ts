@@ -177,6 +177,8 @@ export class Home {
   memberGone(member: MemberId, slot: number, epoch: number): void {
     const loss = { member, epoch };
     const lost: [number, number][] = [];
+    // Who waited for it goes on when everybody has been told of the losses: what is found again is told after that.
+    const goOn: (() => void)[] = [];
     for (const page of [...this.unfetched]) this.chooseOtherKeeper(page, slot);
     for (const [page, work] of [...this.works]) {
       const queued = work.queue;
@@ -198,9 +200,9 @@ export class Home {
           this.losses.set(page, 1, loss);
           appendPage(lost, page);
         }
-        if (!(head.from === member)) this.advance(page, work);
+        if (!(head.from === member)) goOn.push(() => this.advance(page, work));
       }
-      if (work.invalidations?.members.delete(member) && work.invalidations.members.size === 0) this.invalidationsDone(page, work);
+      if (work.invalidations?.members.delete(member) && work.invalidations.members.size === 0) goOn.push(() => this.invalidationsDone(page, work));
     }
     const found = new Float64Array(2 * 512);
     for (const service of this.services) {
@@ -215,6 +217,7 @@ export class Home {
       }
     }
     if (lost.length > 0) this.announceLost(lost, loss);
+    for (const again of goOn) again();
     // The dead member's own request, if one was being served: its entry has done its part.
     for (const [page, work] of [...this.works]) {
       if (work.begun && work.queue[0]?.from === member && work.recall === null && work.invalidations === null) this.dropHead(page, work);
@@ -240,11 +243,6 @@ export class Home {
   /** Whatever others still keep of these pages, which were zeroed, is worth nothing. */
   announceDiscarded(runs: [number, number][]): void {
     for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
-  }
-
-  /** The member need not keep the bytes of that version any longer. */
-  acknowledge(member: MemberId, page: number, version: number): void {
-    if (this.view.has(member) && member !== this.network.self) this.outbox.acknowledge('returned', member, this.generationOf(page), page, 1, version);
   }
 
   /** Members that a transaction has been waiting for since before `then`. */

@@ -7,16 +7,13 @@ import { Access, Content, DirState, DIRECTORY_RECORD, Held, HOLDING_RECORD, type
 import { appendBytes } from './outbox.js';
 import type { Home, Service } from './home.js';
 import type { Member } from './member.js';
+import type { Placement } from './placement.js';
 import type { View } from './view.js';
 import { appendPage, type RangeMap } from './ranges.js';
 import type { Loss } from './home.js';
 
-/**
- * What is known of one page whose home comes here. holders: members with a valid copy; kept: members that have no copy,
- * but the bytes of that version, which a home before this one has not acknowledged; handed: the last home said so, and
- * sent the bytes that it had.
- */
-interface Known { state: number; owner: MemberId; version: number; holders: MemberId[]; kept: MemberId[]; handed: boolean }
+/** What is known of one page whose home comes here. holders: members with a valid copy; handed: the last home said so, and sent the bytes that it had. */
+interface Known { state: number; owner: MemberId; version: number; holders: MemberId[]; handed: boolean }
 
 interface Incoming {
   service: Service;
@@ -24,8 +21,6 @@ interface Incoming {
   known: Map<number, Known>;
   /** Members that have not said yet what they hold (rebuild). */
   awaited: Set<MemberId>;
-  /** [member, page, version] of bytes that members keep until a home has acknowledged them. */
-  unacknowledged: [MemberId, number, number][];
   /** The last home has said all that there is. */
   handedOver: boolean;
 }
@@ -50,6 +45,7 @@ export class Moves {
     private readonly network: Network,
     private readonly timers: Timers,
     private readonly view: View,
+    private readonly placement: Placement,
     private readonly home: Home,
     private readonly member: Member,
     private readonly losses: RangeMap<Loss>,
@@ -68,7 +64,7 @@ export class Moves {
     const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
     if (before >= 0) this.home.services.splice(before, 1);
     this.home.services.push(service);
-    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), unacknowledged: [], handedOver: false };
+    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), handedOver: false };
     this.incoming.set(slice.first, incoming);
     if (slice.from === 0 || !this.view.has(slice.from)) this.rebuild(incoming);
   }
@@ -134,7 +130,7 @@ export class Moves {
         this.memory.zero(first * pageSize, count * pageSize);
       }
       for (let page = first; page < first + count; page++) {
-        incoming.known.set(page, { state, owner, version, holders: message.copies[copies], kept: [], handed: true });
+        incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
         if (state === DirState.Lost) this.losses.get(page) ?? this.losses.set(page, 1, { member: owner, epoch: this.view.epoch });
       }
     }
@@ -211,6 +207,9 @@ export class Moves {
   answerRebuild(from: MemberId, message: RebuildMessage): void {
     const answer = (records: number[], done: boolean): void =>
       this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
+    // What went home unacknowledged may be older than what was lost with that home; only a home that is still here, on its
+    // way out, can say that it is not.
+    if (!this.placement.hasHomeBefore(message.first, (member) => this.view.has(member))) this.member.forgetUnacknowledged(message.first, message.count);
     // The home before the one that died is still here, on its way out: it hands over to this one instead, when it can.
     // (A home that is to get the slice after the asker has nothing yet; its answer must not wait for the asker's.)
     const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed' && candidate.generation < message.generation);
@@ -245,15 +244,14 @@ export class Moves {
 
   private note(incoming: Incoming, from: MemberId, records: number[]): void {
     for (let i = 0; i < records.length; i += HOLDING_RECORD) {
-      const [first, count, held, version, unacknowledged] = records.slice(i, i + HOLDING_RECORD);
-      const valid = held === Held.Shared || held === Held.Exclusive;
+      const [first, count, held, version] = records.slice(i, i + HOLDING_RECORD);
+      if (held !== Held.Shared && held !== Held.Exclusive) continue;
       for (let page = first; page < first + count; page++) {
         const known = incoming.known.get(page);
-        if (unacknowledged !== 0) incoming.unacknowledged.push([from, page, version]);
         if (known?.handed) continue;
-        if (held === Held.Exclusive) incoming.known.set(page, { state: DirState.Exclusive, owner: from, version, holders: [], kept: [], handed: false });
-        else if (known === undefined || known.version < version) incoming.known.set(page, { state: DirState.Idle, owner: 0, version, holders: valid ? [from] : [], kept: valid ? [] : [from], handed: false });
-        else if (known.state === DirState.Idle && known.version === version) (valid ? known.holders : known.kept).push(from);
+        if (held === Held.Exclusive) incoming.known.set(page, { state: DirState.Exclusive, owner: from, version, holders: [], handed: false });
+        else if (known === undefined || known.version < version) incoming.known.set(page, { state: DirState.Idle, owner: 0, version, holders: [from], handed: false });
+        else if (known.state === DirState.Idle && known.version === version) known.holders.push(from);
       }
     }
   }
@@ -272,16 +270,15 @@ export class Moves {
     const lost: [number, number][] = [];
     const loss = { member: slice.lostHome, epoch: this.view.epoch };
     const fetch: number[] = [];
-    for (const [page, { state, owner, version, holders, kept, handed }] of known) {
+    for (const [page, { state, owner, version, holders, handed }] of known) {
       if (state === DirState.Lost) this.memory.end(page, DirState.Lost, 0, version, 0, 0, false);
       else if (state === DirState.Exclusive) this.setOwned(page, owner, version, [], lost);
       else {
         const here = holders.filter((member) => this.view.has(member) && member !== this.network.self);
-        const mine = handed || holders.includes(this.network.self) || (here.length === 0 && kept.includes(this.network.self));
-        const keeper = here[0] ?? kept.find((member) => this.view.has(member)) ?? 0;
+        const mine = handed || holders.includes(this.network.self);
         // Whatever was handed over has been touched, and must be handed on.
         if (mine) this.memory.end(page, DirState.Idle, 0, version === 0 ? 1 : version, ...this.mask(here), false);
-        else if (this.setOwned(page, keeper, version, here.slice(1), lost)) fetch.push(page);
+        else if (this.setOwned(page, here[0] ?? 0, version, here.slice(1), lost)) fetch.push(page);
       }
     }
     if (rebuilt) this.findUnknown(service, known, lost);
@@ -289,12 +286,6 @@ export class Moves {
     if (lost.length > 0) this.home.announceLost(lost, loss);
     for (const page of fetch) this.home.unfetched.add(page);
     this.member.forgetUnacknowledged(service.first, service.count);
-    for (const [member, page, version] of incoming.unacknowledged) {
-      // Whoever still has the page's only bytes sends them when they are fetched.
-      const [state, owner, current] = this.home.directory(page);
-      const only = state === DirState.Exclusive && this.view.atSlot(owner) === member && current === version;
-      if (!only) this.home.acknowledge(member, page, version);
-    }
     this.home.open(service);
     for (const page of fetch) {
       this.home.enqueue(page, { from: 0, access: Access.Read, held: 0, task: { run: () => undefined, lost: () => 'lost', moved: () => undefined } });

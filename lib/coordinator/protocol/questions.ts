@@ -36,7 +36,7 @@ export class Answers {
 
   ask(from: MemberId, service: Service, message: AskMessage, payload: Uint8Array | undefined, reply: Reply): void {
     if (service.status === 'draining' || service.status === 'handed') return reply(null, moved());
-    if (service.status !== 'open' && message.op !== 'wait-cancel') {
+    if (service.status !== 'open') {
       const copy = payload?.slice();
       service.waiting.push(() => this.ask(from, service, message, copy, reply));
       return;
