@@ -5,7 +5,9 @@
 namespace faultline {
 namespace {
 
-// µs that the pages of the last faults stay when a thread faults again at the same instruction; doubles each time.
+// µs that the pages of the last faults stay when a thread faults again at the same instruction; doubles each time, and is
+// drawn anew each time from one to eight times that, because those who hold for as long as one another can go on taking
+// pages from one another for ever.
 constexpr uint32_t kStraddle = 16;
 constexpr uint32_t kStraddleLimit = 10'000;
 
@@ -139,9 +141,13 @@ void hold_recent(Recent& recent, Region& region, uint64_t page, bool ran, uint32
     recent.region[place] = &region;
     recent.page[place] = page;
   }
+  // Different for each thread and each time; a good mixer is enough.
+  uint32_t draw = now * 0x9e3779b1u ^ own * 0x85ebca6bu;
+  draw = (draw ^ draw >> 15) * 0x2c1b3c6du;
+  draw ^= draw >> 13;
   for (int i = 0; i < recent.count; i++) {
     if (recent.region[i] != &region || recent.page[i] == page || recent.page[i] >= region.page_count) continue;
-    region.pages[recent.page[i]].resident_until.store(now + recent.hold + recent.hold * (own & 7) / 8);
+    region.pages[recent.page[i]].resident_until.store(now + (recent.hold << (draw >> 3 & 3)) + recent.hold * (draw & 7) / 8);
   }
 }
 

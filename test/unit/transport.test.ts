@@ -34,6 +34,7 @@ const messages: Message[] = [
   { type: 'holdings', ...about, first: 0, count: 9, records: [0, 1, 2, 3, 0], done: true },
   { type: 'handover', ...about, first: 0, records: [1, 2, 3, 4, 5, 6, 0], copies: [[1, 2], []], done: false },
   { type: 'handover-ack', ...about, first: 0, done: true },
+  { type: 'handed', ...about, first: 0 },
   { type: 'lost', ...about, runs: [1, 2], member: 3, epoch: 4 },
   { type: 'found', ...about, runs: [1, 2] },
   { type: 'ask', ...about, id: 8, op: 'wait', args: [0, -1] },

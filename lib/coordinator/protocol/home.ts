@@ -462,6 +462,7 @@ export class Home {
       work.blocked = true;
       return false;
     }
+    invariant(this.one[0] !== Install.Discarded, `this member's own grant of page ${page} is poisoned`);
     this.local.granted(page);
     return true;
   }

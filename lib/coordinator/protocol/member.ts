@@ -191,10 +191,8 @@ export class Member {
     const end = first + count;
     for (const [page, { access }] of [...this.pending]) {
       if (page < first || page >= end) continue;
-      this.pending.delete(page);
       if (!alive(this.delayed.get(page)?.from ?? 0)) this.delayed.delete(page);
-      this.memory.abandon(page, 1);
-      if (this.claim(page, access) !== Claim.Claimed) this.settled(page);
+      this.claimAgain(page, access);
     }
     for (const [page, parked] of [...this.parked]) {
       if (page < first || page >= end || alive(parked.from)) continue;
@@ -213,7 +211,30 @@ export class Member {
     }
   }
 
+  /** This member becomes the home of these pages: are all grants of them installed? */
+  settleGrants(first: number, count: number): boolean {
+    let all = true;
+    for (const page of [...this.delayed.keys()]) {
+      if (page < first || page >= first + count) continue;
+      this.free(page);
+      all &&= !this.delayed.has(page);
+    }
+    return all;
+  }
+
   /** This member is these pages' home now, and has what it kept for one. */
+  becomesHome(first: number, count: number): void {
+    this.forgetUnacknowledged(first, count);
+    // Claims are made again, which forgets what the last home's invalidations have poisoned.
+    for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.claimAgain(page, access);
+    for (const [page, parked] of [...this.parked]) {
+      if (page < first || page >= first + count) continue;
+      parked.timer?.cancel();
+      this.parked.delete(page);
+    }
+  }
+
+  /** No home asks for these bytes any more. */
   forgetUnacknowledged(first: number, count: number): void {
     for (const [page, version] of [...this.unacknowledged]) if (page >= first && page < first + count) this.returned(page, 1, version);
   }
@@ -257,6 +278,12 @@ export class Member {
   }
 
   // ---- within -------------------------------------------------------------------------------------------------------
+
+  private claimAgain(page: number, access: number): void {
+    this.pending.delete(page);
+    this.memory.abandon(page, 1);
+    if (this.claim(page, access) !== Claim.Claimed) this.settled(page);
+  }
 
   private install(from: MemberId, segment: Segment, bytes: Uint8Array | null, offset: number): void {
     const { pageSize } = this.memory;

@@ -52,6 +52,8 @@ export interface HoldingsMessage extends About { type: 'holdings'; first: number
 /** leaving home -> new home, about the slice that begins at page `first`. records: [first, count, state, owner member id, version, content, copies index] flattened; copies: lists of member ids. */
 export interface HandoverMessage extends About { type: 'handover'; first: number; records: number[]; copies: MemberId[][]; done: boolean }
 export interface HandoverAckMessage extends About { type: 'handover-ack'; first: number; done: boolean }
+/** The last home is home no more: from here on only the new one can say what is where. */
+export interface HandedMessage extends About { type: 'handed'; first: number }
 /** home -> everybody: these pages [first, count, ...] are lost since `member` died in `epoch`; or are usable again. */
 export interface LostMessage extends About { type: 'lost'; runs: number[]; member: MemberId; epoch: number }
 export interface FoundMessage extends About { type: 'found'; runs: number[] }
@@ -85,7 +87,7 @@ export interface TellMessage { type: 'tell'; topic: string; value: unknown }
 export type CoherenceMessage =
   | RequestMessage | DataMessage | RecallMessage | RecalledMessage | GiveBackMessage | ReturnedMessage
   | InvalidateMessage | InvalidatedMessage
-  | RebuildMessage | HoldingsMessage | HandoverMessage | HandoverAckMessage | LostMessage | FoundMessage | DiscardedMessage
+  | RebuildMessage | HoldingsMessage | HandoverMessage | HandoverAckMessage | HandedMessage | LostMessage | FoundMessage | DiscardedMessage
   | AskMessage;
 export type RegistryMessage = CallMessage | StateMessage | HeartbeatMessage | LeaseMessage | EvictedMessage | TellMessage;
 export type Message = CoherenceMessage | RegistryMessage | ReplyMessage;

@@ -49,6 +49,8 @@ export class Moves {
     private readonly home: Home,
     private readonly member: Member,
     private readonly losses: RangeMap<Loss>,
+    /** After what a timer has done. */
+    private readonly flush: () => void,
   ) {}
 
   /** A region's first slices: whoever is their home has them, all zero. */
@@ -71,7 +73,10 @@ export class Moves {
 
   memberGone(member: MemberId): void {
     for (const incoming of [...this.incoming.values()]) {
-      if (incoming.service.status === 'receiving' && incoming.slice.from === member) this.rebuild(incoming, member);
+      if (incoming.service.status === 'receiving' && incoming.slice.from === member) {
+        if (incoming.handedOver) this.complete(incoming);
+        else this.rebuild(incoming, member);
+      }
       else if (incoming.awaited.delete(member)) this.checkComplete(incoming);
     }
     for (const [first, outgoing] of [...this.outgoing]) {
@@ -109,6 +114,7 @@ export class Moves {
     if (!done) return this.sendNext(outgoing);
     this.outgoing.delete(outgoing.service.first);
     outgoing.service.status = 'handed';
+    this.network.send(from, { type: 'handed', region: this.info.id, generation, first });
     for (const done of outgoing.done) done();
   }
 
@@ -135,9 +141,14 @@ export class Moves {
       }
     }
     this.network.send(from, { type: 'handover-ack', region: this.info.id, generation: message.generation, first: slice.first, done: message.done });
-    if (!message.done) return;
-    incoming.handedOver = true;
-    if (incoming.service.status === 'receiving') this.complete(incoming);
+    // It serves when the last home has said that it does not any more ('handed'), or is gone. If it served at once and
+    // died before its answer arrived, the last home would hand the same over again, from before what was served.
+    if (message.done) incoming.handedOver = true;
+  }
+
+  handed(first: number, generation: number): void {
+    const incoming = this.incoming.get(first);
+    if (incoming !== undefined && incoming.service.generation === generation && incoming.handedOver && incoming.service.status === 'receiving') this.complete(incoming);
   }
 
   private sendNext(outgoing: Outgoing): void {
@@ -260,13 +271,22 @@ export class Moves {
     if (incoming.service.status === 'rebuilding' && incoming.awaited.size === 0) this.complete(incoming);
   }
 
+  private completeLater(incoming: Incoming): void {
+    if (this.incoming.get(incoming.slice.first) !== incoming || (incoming.service.status === 'rebuilding' && incoming.awaited.size > 0)) return;
+    this.complete(incoming);
+    this.flush();
+  }
+
   /** Writes the directory and opens the service. Rebuilt, the bytes are where the copies are, and what nobody holds is lost. */
   private complete(incoming: Incoming): void {
     const { service, slice, known } = incoming;
+    // What has been granted here counts, and may still wait for a page that is BUSY.
+    if (!this.member.settleGrants(service.first, service.count)) return void this.timers.after(CLOSE_AGAIN, () => this.completeLater(incoming));
     const rebuilt = !incoming.handedOver;
     const { extentPages } = this.info;
     this.incoming.delete(slice.first);
-    this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), true, rebuilt);
+    const setHomed = (): void => this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), true, rebuilt);
+    if (rebuilt) setHomed();
     const lost: [number, number][] = [];
     const loss = { member: slice.lostHome, epoch: this.view.epoch };
     const fetch: number[] = [];
@@ -281,11 +301,13 @@ export class Moves {
         else if (this.setOwned(page, here[0] ?? 0, version, here.slice(1), lost)) fetch.push(page);
       }
     }
+    // This member's threads may open what the directory says is idle: not before all of it is written.
+    if (!rebuilt) setHomed();
     if (rebuilt) this.findUnknown(service, known, lost);
     for (const [first, count] of lost) this.losses.set(first, count, loss);
     if (lost.length > 0) this.home.announceLost(lost, loss);
     for (const page of fetch) this.home.unfetched.add(page);
-    this.member.forgetUnacknowledged(service.first, service.count);
+    this.member.becomesHome(service.first, service.count);
     this.home.open(service);
     for (const page of fetch) {
       this.home.enqueue(page, { from: 0, access: Access.Read, held: 0, task: { run: () => undefined, lost: () => 'lost', moved: () => undefined } });

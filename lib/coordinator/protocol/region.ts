@@ -51,7 +51,7 @@ export class RegionProtocol {
     this.wants = new Wants(memory, timers, network.self, (page, access) => this.member.claim(page, access), (page) => this.home.lossOf(page), () => this.flush());
     this.answers = new Answers(info, memory, view, this.home, this.losses);
     this.questions = new Questions(info, network, this.placement, nextId, (message, payload, reply) => this.ask(network.self, message, payload, reply));
-    this.moves = new Moves(info, memory, network, timers, view, this.placement, this.home, this.member, this.losses);
+    this.moves = new Moves(info, memory, network, timers, view, this.placement, this.home, this.member, this.losses, () => this.flush());
     for (const slice of info.slices) {
       if (slice.home !== network.self) continue;
       if (slice.from === 0 && slice.lostHome === 0) this.moves.adopt(slice);
@@ -90,6 +90,7 @@ export class RegionProtocol {
       case 'holdings': return this.moves.holdings(from, message);
       case 'handover': return this.moves.received(from, this.placement.of(message.first), message, payload);
       case 'handover-ack': return this.moves.handoverAck(from, message.first, message.generation, message.done);
+      case 'handed': return this.moves.handed(message.first, message.generation);
       case 'lost': return this.lost(message.runs, { member: message.member, epoch: message.epoch });
       case 'found': return this.found(message.runs);
       case 'discarded': return this.discarded(message.runs);

@@ -27,6 +27,7 @@ const types: Record<string, Check> = {
   holdings: shape({ ...about, first: count, count, records: listOf(finite), done: flag }),
   handover: shape({ ...about, first: count, records: listOf(finite), copies: listOf(listOf(count)), done: flag }),
   'handover-ack': shape({ ...about, first: count, done: flag }),
+  handed: shape({ ...about, first: count }),
   lost: shape({ ...about, runs: listOf(count), member: count, epoch: count }),
   found: shape({ ...about, runs: listOf(count) }),
   discarded: shape({ ...about, runs: listOf(count) }),
