@@ -25,6 +25,7 @@ export class SimulatedMember {
   ended = false;
   leaving = false;
   pausedUntil = 0;
+  stalled: (() => void)[] = [];
   version = 0;
   engine: Engine | null = null;
   private readonly native: World['native'];

@@ -90,7 +90,8 @@ export class World {
       if (event.owner !== SERVER && (member === undefined || member.dead)) continue;
       if (member !== undefined && member.pausedUntil > event.time) {
         // A stopped process does nothing; what was due happens when it goes on.
-        events.at(member.pausedUntil, event.owner, event.run);
+        member.stalled.push(event.run);
+        if (member.stalled.length === 1) this.wakeUp(member);
         continue;
       }
       if (event.time > events.now) {
@@ -106,6 +107,14 @@ export class World {
   }
 
   count = 0;
+
+  /** What was due while the member was stopped happens in the order in which it was due. */
+  private wakeUp(member: SimulatedMember): void {
+    this.events.at(member.pausedUntil, SERVER, () => {
+      if (member.pausedUntil > this.events.now) return this.wakeUp(member);
+      for (const run of member.stalled.splice(0)) if (!member.dead) run();
+    });
+  }
 
   dispose(): void {
     // Whoever is in the middle of a protection change finishes it; nothing else runs any more.

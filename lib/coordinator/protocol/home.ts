@@ -179,7 +179,7 @@ export class Home {
     const lost: [number, number][] = [];
     // Who waited for it goes on when everybody has been told of the losses: what is found again is told after that.
     const goOn: (() => void)[] = [];
-    for (const page of [...this.unfetched]) this.chooseOtherKeeper(page, slot);
+    for (const page of [...this.unfetched]) this.chooseOtherKeeper(page, member, slot);
     for (const [page, work] of [...this.works]) {
       const queued = work.queue;
       const head = queued[0];
@@ -423,6 +423,7 @@ export class Home {
   /** The owner's bytes become the home's, and the page idle; TXN stays. */
   private takeBack(page: number, owner: MemberId, segment: Segment, bytes: Uint8Array | null): void {
     const [, , version, low, high] = this.directory(page);
+    if (segment.content === Content.Same && this.unfetched.has(page) && this.passOn(page, owner)) return;
     if (segment.content === Content.Bytes) {
       invariant(bytes !== null, `page ${page} came back without its bytes`);
       this.memory.writePages(page, 1, bytes, 0);
@@ -507,20 +508,25 @@ export class Home {
     this.works.delete(page);
   }
 
-  /** A rebuilt page whose keeper is gone is kept by another of its copies, if there is one. */
-  private chooseOtherKeeper(page: number, slot: number): void {
-    const [state, owner, version, low, high] = this.directory(page);
+  /** A rebuilt page whose keeper has it no more is kept by another of its copies, if there is one. */
+  private passOn(page: number, keeper: MemberId): boolean {
+    const [, , version, low, high] = this.directory(page);
+    const heir = this.view.copyset(low, high).find((member) => member !== keeper);
+    if (heir === undefined) return false;
+    const slot = this.view.slotOf(heir);
+    const [others, othersHigh] = this.view.withoutSlot(slot, low, high);
+    this.memory.end(page, DirState.Exclusive, slot, version, others, othersHigh, this.works.get(page)?.begun ?? false);
+    return true;
+  }
+
+  private chooseOtherKeeper(page: number, gone: MemberId, slot: number): void {
+    const [state, owner] = this.directory(page);
     if (state !== DirState.Exclusive || owner !== slot) return;
-    const [restLow, restHigh] = this.view.withoutSlot(slot, low, high);
-    const heir = this.view.copyset(restLow, restHigh)[0];
     const work = this.works.get(page);
-    if (heir === undefined) {
+    if (!this.passOn(page, gone)) {
       this.fetched(page);
       return;
     }
-    const heirSlot = this.view.slotOf(heir);
-    const [others, othersHigh] = this.view.withoutSlot(heirSlot, restLow, restHigh);
-    this.memory.end(page, DirState.Exclusive, heirSlot, version, others, othersHigh, work?.begun ?? false);
     if (work !== undefined && work.recall !== null) {
       work.recall = null;
       this.advance(page, work);

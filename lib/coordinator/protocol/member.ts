@@ -20,7 +20,7 @@ interface Parked {
 }
 
 /** An answer that found its page BUSY. */
-interface Delayed { from: MemberId; segment: Segment; bytes: Uint8Array | null }
+interface Delayed { from: MemberId; generation: number; segment: Segment; bytes: Uint8Array | null }
 
 /** Longest read-ahead, pages; it doubles from one while a reader goes on sequentially. */
 const READ_AHEAD_PAGES = 32;
@@ -108,7 +108,7 @@ export class Member {
       }
       const bytes = segment.content === Content.Bytes ? segment.count * pageSize : 0;
       invariant(bytes === 0 || (payload !== undefined && payload.length >= used + bytes), 'an answer has the bytes that it announces');
-      this.install(from, segment, payload ?? null, used);
+      this.install(from, message.generation, segment, payload ?? null, used);
       this.pagesIn += segment.count;
       this.bytesIn += bytes;
       used += bytes;
@@ -161,7 +161,7 @@ export class Member {
     const delayed = this.delayed.get(page);
     if (delayed !== undefined) {
       this.delayed.delete(page);
-      this.install(delayed.from, delayed.segment, delayed.bytes, 0);
+      this.install(delayed.from, delayed.generation, delayed.segment, delayed.bytes, 0);
     }
     const parked = this.parked.get(page);
     if (parked !== undefined) {
@@ -285,7 +285,7 @@ export class Member {
     if (this.claim(page, access) !== Claim.Claimed) this.settled(page);
   }
 
-  private install(from: MemberId, segment: Segment, bytes: Uint8Array | null, offset: number): void {
+  private install(from: MemberId, generation: number, segment: Segment, bytes: Uint8Array | null, offset: number): void {
     const { pageSize } = this.memory;
     const out = this.results(segment.count);
     const failed = this.memory.install(segment.first, segment.count, segment.version, segment.grant, segment.content, segment.content === Content.Bytes ? bytes : null, offset, out);
@@ -294,12 +294,15 @@ export class Member {
     for (let i = 0; i < segment.count; i++) {
       const page = segment.first + i;
       const result = results === null ? Install.Installed : results[i];
+      // Asked for twice, or given up meanwhile. The home counts on this member's bytes now: it must hear that there are
+      // none, as after a recall, and an older copy must not stay.
+      if (segment.grant === Held.Exclusive && (result === Install.Discarded || result === Install.NotClaimed)) this.recallRun(from, generation, page, 1, segment.version, false, false);
       if (result === Install.Discarded) {
         const pending = this.pending.get(page);
         if (pending !== undefined) this.ask(page, pending.access, 0);
       } else if (result === Install.Busy) {
         const copy = segment.content === Content.Bytes && bytes !== null ? bytes.slice(offset + i * pageSize, offset + (i + 1) * pageSize) : null;
-        this.delayed.set(page, { from, segment: { ...segment, first: page, count: 1 }, bytes: copy });
+        this.delayed.set(page, { from, generation, segment: { ...segment, first: page, count: 1 }, bytes: copy });
       } else {
         this.pending.delete(page);
         this.settled(page);
