@@ -365,7 +365,11 @@ export class Thread {
       settled = true;
       this.resume();
     };
-    member.post(() => void start({ done: settle, failed: settle }), settle);
+    member.post(() => {
+      // As the coordinator answers calls: none while it leaves.
+      if (member.leaving) settle();
+      else start({ done: settle, failed: settle });
+    }, settle);
     while (!settled) yield* this.pause();
     return 'done';
   }
