@@ -34,6 +34,8 @@ export class Checker {
   private readonly pages = new Map<number, Page>();
   private readonly holders = new Map<string, { member: MemberId; thread: number; shared: boolean }[]>();
   private readonly arrived = new Map<string, number>();
+  /** What members wrote that were out of the view. */
+  private readonly ghosts = new Set<number>();
   private tokens = new Map<string, bigint>();
   private nextPending = 0;
   private values = 0;
@@ -66,6 +68,7 @@ export class Checker {
     const same = (other: Cell): boolean => other.data === cell.data && other.signal === cell.signal;
     const fine = state.accept.some(same) || [...state.pending.values()].some(({ cell: wanted }) => same(wanted));
     if (!fine) {
+      if (this.ghosts.has(cell.data)) throw new Violation('no-zombie', `member ${member.id} reads ${cell.data} in page ${page}, which somebody wrote who was out of the view\n${this.words(page)}`);
       throw new Violation('latest-value', `member ${member.id} reads ${JSON.stringify(cell)} in page ${page}, where ${state.accept.map((one) => JSON.stringify(one)).join(' or ')} was written last\n${this.words(page)}`);
     }
     state.accept = [cell];
@@ -77,7 +80,7 @@ export class Checker {
     member.words[at + DATA] = cell.data;
     member.words[at + MIRROR] = cell.data;
     member.words[at + SIGNAL] = cell.signal;
-    if (!this.world.inView(member.id)) return;
+    if (!this.world.inView(member.id)) return void this.ghosts.add(cell.data);
     const state = this.page(page);
     state.accept = [cell];
     for (const pending of state.pending.values()) pending.mixed = true;
@@ -140,7 +143,7 @@ export class Checker {
         for (let page = first; page < first + count; page++) if (member.isHome(page) && this.world.inView(member.id) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
       }
     }
-    if (plan.kills + plan.pauses + plan.breaks === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
+    if (plan.kills + plan.pauses + plan.breaks + plan.partitions + plan.stalls === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
   }
 
   // ---- locks, barriers, waits ---------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ export class Checker {
   waitEnds(key: number, result: unknown): void {
     const wait = this.waits.get(key);
     this.waits.delete(key);
-    if (wait?.owed && result === 'timed-out') throw new Violation('no-lost-wakeup', `a wait of member ${wait.asker} on page ${wait.page} timed out, although a notify came while it was queued`);
+    if (wait?.owed && result === 'timed-out' && this.world.inView(wait.asker)) throw new Violation('no-lost-wakeup', `a wait of member ${wait.asker} on page ${wait.page} timed out, although a notify came while it was queued`);
   }
 
   atEnd(): void {

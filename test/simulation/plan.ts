@@ -24,6 +24,10 @@ export interface Plan {
   kills: number;
   pauses: number;
   breaks: number;
+  /** A member that the others, the server too, can't reach, or that can't reach them, or both. */
+  partitions: number;
+  /** Messages that wait for a while, as on a link that is down for a moment. */
+  stalls: number;
   serverGone: boolean;
   mappingFailures: number;
   interleaving: number;
@@ -51,10 +55,12 @@ export function drawPlan(choices: Choices): Plan {
   const kills = sometimes(0.3, 2);
   const pauses = sometimes(0.2, 2);
   const breaks = sometimes(0.1, 1);
+  const partitions = sometimes(0.08, 1);
+  const stalls = sometimes(0.1, 2);
   // Barriers need all parties until their end.
-  if (leaves + kills + pauses + breaks > 0) weights.barrier = 0;
+  if (leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
   return {
-    members, extents, pages, latency, weights, leaves, kills, pauses, breaks,
+    members, extents, pages, latency, weights, leaves, kills, pauses, breaks, partitions, stalls,
     threads: choices.between(1, 2),
     operations: choices.between(4, 16),
     spread: choices.chance(0.5),

@@ -311,7 +311,7 @@ export class Thread {
     if (error !== undefined) return this.isEnd(error) ? 'ended' : 'done';
     if (typeof value === 'number') for (const key of queued) {
       const wait = checker.waits.get(key);
-      if (wait !== undefined && !wait.cancelled) wait.owed = true;
+      if (wait !== undefined && !wait.cancelled && this.world.inView(wait.asker)) wait.owed = true;
     }
     return 'done';
   }

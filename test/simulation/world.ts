@@ -125,7 +125,7 @@ export class World {
   }
 
   private done(): boolean {
-    return (this.started || this.serverGone) && this.unfinished === 0 && this.pendingFaults === 0;
+    return this.unfinished === 0 && this.pendingFaults === 0 && (this.started || ![...this.members.values()].some((member) => member.up));
   }
 
   private started = false;
@@ -228,6 +228,8 @@ export class World {
       const others = [...this.members.values()].filter((other) => other !== member && other.up);
       if (others.length > 0) this.breakConnection(member.id, choices.pick(others).id, choices.chance(0.5));
     }));
+    inject(plan.partitions, () => this.some((member) => this.partition(member)));
+    inject(plan.stalls, () => this.some((member) => this.stall(member)));
     inject(plan.serverGone ? 1 : 0, () => this.loseServer());
   }
 
@@ -255,6 +257,32 @@ export class World {
     // Whoever sent hears of it; in both directions both do.
     for (const [from, about] of both ? [[a, b], [b, a]] : [[a, b]]) {
       this.events.after(this.choices.skewed(200_000), from, () => this.members.get(from)!.suspect(about));
+    }
+  }
+
+  /** Nothing comes from this member any more, or nothing reaches it, or neither. */
+  private partition(member: SimulatedMember): void {
+    const how = this.choices.pick(['both', 'from', 'to'] as const);
+    this.note(() => `a partition: nothing comes ${how === 'both' ? `from or to` : how} member ${member.id}`);
+    for (const other of [...this.members.keys(), SERVER]) {
+      if (other === member.id) continue;
+      if (how !== 'to') this.cut(member.id, other, true);
+      if (how !== 'from') this.cut(other, member.id, true);
+      if (other === SERVER) continue;
+      // Whoever sends into the hole hears of it when the connection's own heartbeats stay out, which is late.
+      for (const [from, about] of [[member.id, other], [other, member.id]]) {
+        this.events.after(this.choices.between(SILENCE, 2 * SILENCE), from, () => this.members.get(from)!.suspect(about));
+      }
+    }
+  }
+
+  /** What this member sends and is sent takes longer for a moment; nothing is lost. */
+  private stall(member: SimulatedMember): void {
+    const until = this.events.now + this.choices.between(1_000, 1_500_000);
+    this.note(() => `messages from and to member ${member.id} wait until ${until - 1_000_000}`);
+    for (const other of [...this.members.keys(), SERVER]) {
+      if (other === member.id) continue;
+      for (const channel of [this.channel(member.id, other), this.channel(other, member.id)]) channel.last = Math.max(channel.last, until);
     }
   }
 
