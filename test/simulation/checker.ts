@@ -143,7 +143,7 @@ export class Checker {
         for (let page = first; page < first + count; page++) if (member.isHome(page) && this.world.inView(member.id) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
       }
     }
-    if (plan.kills + plan.pauses + plan.breaks + plan.partitions + plan.stalls === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
+    if (plan.kills + plan.pauses + plan.breaks + plan.partitions + plan.stalls + plan.triggers.length === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
   }
 
   // ---- locks, barriers, waits ---------------------------------------------------------------------------------------

@@ -4,6 +4,12 @@
  */
 import type { Choices } from './choices.js';
 
+/** Trouble at a message boundary: when the nth message of that type is sent, or has arrived, at one of its ends. */
+export interface Trigger { type: string; nth: number; end: 'from' | 'to'; action: 'die' | 'leave' | 'stop' | 'break'; arrived: boolean; /** µs. */ delay: number }
+
+/** Messages of which a run has few, and at which most goes wrong; the frequent ones come up by chance. */
+const BOUNDARIES = ['handover', 'handover-ack', 'handed', 'rebuild', 'holdings', 'give-back', 'lost', 'state', 'ask', 'reply', 'call', 'recall', 'recalled', 'returned', 'invalidate', 'invalidated', 'data', 'request'];
+
 export interface Plan {
   members: number;
   /** For each member. */
@@ -29,13 +35,14 @@ export interface Plan {
   /** Messages that wait for a while, as on a link that is down for a moment. */
   stalls: number;
   serverGone: boolean;
+  triggers: Trigger[];
   mappingFailures: number;
   interleaving: number;
   /** Relative weights of what threads do. */
   weights: Record<Kind, number>;
 }
 
-export const KINDS = ['read', 'write', 'add', 'straddle', 'lock', 'wait', 'prefetch', 'pin', 'discard', 'drop', 'think', 'scan', 'barrier'] as const;
+export const KINDS = ['read', 'write', 'add', 'straddle', 'lock', 'wait', 'prefetch', 'pin', 'discard', 'drop', 'think', 'scan', 'barrier', 'squeeze'] as const;
 export type Kind = (typeof KINDS)[number];
 
 export function drawPlan(choices: Choices): Plan {
@@ -57,10 +64,19 @@ export function drawPlan(choices: Choices): Plan {
   const breaks = sometimes(0.1, 1);
   const partitions = sometimes(0.08, 1);
   const stalls = sometimes(0.1, 2);
+  const triggers: Trigger[] = [];
+  if (choices.chance(0.25)) {
+    for (let count = choices.between(1, 3); count > 0; count--) {
+      triggers.push({
+        type: choices.pick(BOUNDARIES), nth: 1 + choices.skewed(6), end: choices.chance(0.5) ? 'to' : 'from', action: choices.pick(['die', 'leave', 'stop', 'break'] as const),
+        arrived: choices.chance(0.5), delay: choices.chance(0.5) ? choices.skewed(4 * latency) : 0,
+      });
+    }
+  }
   // Barriers need all parties until their end.
-  if (leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
+  if (triggers.length + leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
   return {
-    members, extents, pages, latency, weights, leaves, kills, pauses, breaks, partitions, stalls,
+    members, extents, pages, latency, weights, leaves, kills, pauses, breaks, partitions, stalls, triggers,
     threads: choices.between(1, 2),
     operations: choices.between(4, 16),
     spread: choices.chance(0.5),

@@ -192,6 +192,11 @@ export class Thread {
         });
         return 'done';
       }
+      case 'squeeze': {
+        // The mapping limit has come near: what is held stays so, and is closed.
+        this.member.post(() => this.member.squeeze(page));
+        return 'done';
+      }
       case 'barrier': return 'done';
     }
   }
