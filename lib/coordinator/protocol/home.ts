@@ -247,6 +247,14 @@ export class Home {
     for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
   }
 
+  /** The member keeps these bytes for a home that is gone. If the directory doesn't say that they are the newest, it need not. */
+  settleUnacknowledged(member: MemberId, first: number, count: number, version: number): void {
+    if (member === this.network.self || !this.view.has(member)) return;
+    for (let page = first; page < first + count; page++) {
+      if (!this.isOwned(page, member, version)) this.outbox.acknowledge('returned', member, this.generationOf(page), page, 1, version);
+    }
+  }
+
   /** Members that a transaction has been waiting for since before `then`. */
   *awaited(then: number): Generator<MemberId> {
     for (const work of this.works.values()) {
