@@ -16,7 +16,7 @@ export class Violation extends Error {
 export interface Cell { data: number; signal: number }
 
 /** mixed: something else has written meanwhile, or may have, before it or after it. */
-interface Pending { cell: Cell; mixed: boolean }
+interface Pending { cell: Cell; mixed: boolean; member: SimulatedMember; deaths: number }
 
 interface Page {
   /** What a load may return: more than one only while a restore or a discard is under way beside stores. */
@@ -87,23 +87,25 @@ export class Checker {
   }
 
   /** A restore or a discard begins: from now on, until it is answered, loads may or may not show it. */
-  beginChange(page: number, cell: Cell): number {
+  beginChange(member: SimulatedMember, page: number, cell: Cell): number {
     const id = ++this.nextPending;
     const { pending } = this.page(page);
     for (const other of pending.values()) other.mixed = true;
-    pending.set(id, { cell, mixed: pending.size > 0 });
+    pending.set(id, { cell, mixed: pending.size > 0, member, deaths: this.world.deaths });
     return id;
   }
 
-  endChange(page: number, id: number, done: boolean): void {
+  endChange(page: number, id: number, answered: boolean): void {
     const state = this.page(page);
     const pending = state.pending.get(id);
     state.pending.delete(id);
     if (pending === undefined) return;
+    // Whom the others gave up may have done it to nobody's bytes but its own; and a home that died may have done it, or not.
+    const done = answered && this.world.inView(pending.member.id) && pending.deaths === this.world.deaths;
     if (done && !pending.mixed) state.accept = [pending.cell];
     else state.accept.push(pending.cell);
     // Refused, or the asker was given up meanwhile: it may still happen, at any time.
-    if (!done) state.pending.set(id, { cell: pending.cell, mixed: true });
+    if (!done) state.pending.set(id, { ...pending, mixed: true });
   }
 
   // ---- mappings -----------------------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ export class Thread {
       const bytes = new Uint8Array(PAGE_SIZE);
       const words = new Int32Array(bytes.buffer);
       words[0] = words[1022] = cell.data;
-      const id = checker.beginChange(page, cell);
+      const id = checker.beginChange(this.member, page, cell);
       const { error } = yield* this.ask('restore', page, [page, 1], bytes, (failed) => checker.endChange(page, id, failed === undefined));
       if (error !== undefined && this.isEnd(error)) return 'ended';
     }
@@ -234,7 +234,7 @@ export class Thread {
 
   private *discard(page: number): Program<Access> {
     const { checker } = this.world;
-    const id = checker.beginChange(page, { data: 0, signal: 0 });
+    const id = checker.beginChange(this.member, page, { data: 0, signal: 0 });
     const { error } = yield* this.ask('discard', page, [page * PAGE_SIZE, PAGE_SIZE], undefined, (failed) => checker.endChange(page, id, failed === undefined));
     return error !== undefined && this.isEnd(error) ? 'ended' : 'done';
   }

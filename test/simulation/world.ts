@@ -186,7 +186,11 @@ export class World {
     return this.state?.members.some((member) => member.id === id) ?? false;
   }
 
+  /** Members that have been declared dead. */
+  deaths = 0;
+
   private publish(state: ClusterState, left: MemberId[]): void {
+    if (state.epoch !== this.state?.epoch) this.deaths += state.died.length;
     this.state = state;
     this.note(() => `the server publishes state ${state.version}: epoch ${state.epoch}, members ${state.members.map(({ id, leaving }) => (leaving ? `${id} (leaving)` : id)).join(', ')}${state.died.length > 0 ? `, died ${state.died.join(', ')}` : ''}`);
     for (const { id } of state.members) this.send(SERVER, id, { type: 'state', state });

@@ -99,6 +99,9 @@ export class Moves {
     const waiting = running?.done ?? this.stranded.get(service.first) ?? [];
     this.stranded.delete(service.first);
     this.memory.closeGate(() => {
+      // Nothing opens a page here any more because it is homed here.
+      const { extentPages } = this.info;
+      this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), false, false);
       this.closeOwn(service, () => {
         this.memory.openGate();
         const outgoing: Outgoing = { service, to, generation, batches: this.batches(service), done: [...waiting, done] };
@@ -132,8 +135,11 @@ export class Moves {
       if (content === Content.Bytes) {
         this.memory.writePages(first, count, payload!, used);
         used += count * pageSize;
-      } else if (content === Content.Zero && state === DirState.Idle && !message.copies[copies].includes(this.network.self)) {
-        this.memory.zero(first * pageSize, count * pageSize);
+      } else if (content === Content.Zero && state === DirState.Idle) {
+        // A copy of that version is zero here, too; that the directory says that there is one is not enough.
+        const stale: [number, number][] = [];
+        for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) !== version) appendPage(stale, page);
+        for (const [start, length] of stale) this.memory.zero(start * pageSize, length * pageSize);
       }
       for (let page = first; page < first + count; page++) {
         incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
