@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { setTimeout as delay } from 'node:timers/promises';
+import { build } from 'hdr-histogram-js';
 import { Member } from '../support/members.js';
 import { seeded } from '../support/steps.js';
 import { makeBridge, type Bridge } from './bridge.js';
@@ -51,17 +52,21 @@ describe('chaos on real processes in network namespaces', () => {
   after(() => { if (typeof bridge !== 'string') bridge.remove(); });
 
   it('leaves every page a linearizable register, and every fault an end', async function () {
-    this.timeout(150_000);
+    const seconds = Number(process.env.FAULTLINE_CHAOS_SECONDS ?? 30);
+    this.timeout(seconds * 1000 + 120_000);
     const network = bridge;
     if (typeof network === 'string') {
       console.log(`      skipped: ${network}`);
       return this.skip();
     }
     const seed = Number(process.env.FAULTLINE_CHAOS_SEED ?? 1);
-    const seconds = Number(process.env.FAULTLINE_CHAOS_SECONDS ?? 30);
     const random = seeded(seed);
     const below = (n: number): number => Math.floor(random() * n);
     const members = [await startMember(network, 0, 'm0')];
+    await members[0].run((state) => {
+      state.cluster.on('member-died', () => state.tell('died', Number(process.hrtime.bigint())));
+    });
+    const detection = Object.fromEntries((['kill', 'stop', 'partition'] as const).map((fault) => [fault, build()]));
     for (let index = 1; index < 4; index++) members.push(await startMember(network, index, `m${index}`));
     for (let index = 0; index < 4; index++) {
       const refused = network.disturb(index, ['delay', `${below(3)}ms`, '1ms', 'loss', `${below(2)}%`]);
@@ -82,6 +87,7 @@ describe('chaos on real processes in network namespaces', () => {
       const works = members.map((member, index) => work(member, plans[index]).then((done) => ({ done }), (failed: Error) => ({ failed })));
       await Promise.all(members.map((member) => member.told('working')));
       const pid = members[victim];
+      const struck = Number(process.hrtime.bigint());
       if (fault === 'kill') await pid.kill('SIGKILL');
       if (fault === 'pause' || fault === 'stop') {
         await pid.kill('SIGSTOP');
@@ -92,6 +98,11 @@ describe('chaos on real processes in network namespaces', () => {
         network.setLink(victim, 'down');
         await delay(4000);
         network.setLink(victim, 'up');
+      }
+      if (fault in detection) {
+        // A member that is not given up within the time of a step fails the run here.
+        const died = await members[0].told('died') as number;
+        detection[fault].recordValue(Math.max(0, Math.round((died - struck) / 1000)));
       }
       const outcomes = await Promise.all(works);
       let gone = fault === 'kill';
@@ -143,6 +154,13 @@ describe('chaos on real processes in network namespaces', () => {
       }
     }
     console.log(`      seed ${seed}: ${accesses.length} accesses; ${JSON.stringify(counts)}`);
+    for (const [fault, times] of Object.entries(detection)) {
+      if (times.totalCount === 0) continue;
+      const ms = (us: number): string => (us / 1000).toFixed(1);
+      console.log(`      detection of ${fault}, ms: n ${times.totalCount}, p50 ${ms(times.getValueAtPercentile(50))}, p99 ${ms(times.getValueAtPercentile(99))}, max ${ms(times.maxValue)}`);
+    }
+    const writers = new Map(accesses.filter(({ kind }) => kind === 'write').map(({ value, member }) => [value, member]));
+    assert.ok(accesses.some(({ kind, value, member }) => kind === 'read' && value !== 0 && writers.get(value) !== member), 'nobody ever read what another wrote');
     const violations = checkRegisters(accesses);
     assert.deepEqual(violations.slice(0, 5), [], `seed ${seed}: ${violations.length} violations`);
   });
