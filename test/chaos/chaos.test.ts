@@ -48,8 +48,26 @@ function work(member: Member, plan: Planned[]): Promise<Done[]> {
 
 describe('chaos on real processes in network namespaces', () => {
   let bridge: Bridge | string;
-  before(() => { bridge = makeBridge(4); });
-  after(() => { if (typeof bridge !== 'string') bridge.remove(); });
+  // after() does not run when the run is interrupted; members end by themselves then, or are ended here if they are stopped.
+  const current: Member[] = [];
+  const remove = (): void => {
+    for (const member of current) if (!member.ended) process.kill(member.pid, 'SIGKILL');
+    if (typeof bridge !== 'string') bridge.remove();
+  };
+  const interrupted = (): void => {
+    remove();
+    process.exit(130);
+  };
+  before(() => {
+    process.prependListener('SIGINT', interrupted);
+    process.prependListener('SIGTERM', interrupted);
+    bridge = makeBridge(4);
+  });
+  after(() => {
+    process.off('SIGINT', interrupted);
+    process.off('SIGTERM', interrupted);
+    remove();
+  });
 
   it('leaves every page a linearizable register, and every fault an end', async function () {
     const seconds = Number(process.env.FAULTLINE_CHAOS_SECONDS ?? 30);
@@ -62,7 +80,8 @@ describe('chaos on real processes in network namespaces', () => {
     const seed = Number(process.env.FAULTLINE_CHAOS_SEED ?? 1);
     const random = seeded(seed);
     const below = (n: number): number => Math.floor(random() * n);
-    const members = [await startMember(network, 0, 'm0')];
+    const members = current;
+    members.push(await startMember(network, 0, 'm0'));
     await members[0].run((state) => {
       state.cluster.on('member-died', () => state.tell('died', Number(process.hrtime.bigint())));
     });
