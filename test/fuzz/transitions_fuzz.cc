@@ -173,8 +173,9 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
     case 2: {
       step_name = "begin_recall";
       bool bytes = false;
-      const CloseStep step = begin_recall(w.page, w.page.version.load() - (argument >> 2) % 2, flag, argument & 2, w.now, bytes);
-      return close_with(w, step, flag, bytes);
+      bool keep = flag;
+      const CloseStep step = begin_recall(w.page, w.page.version.load() - (argument >> 2) % 2, keep, argument & 2, w.now, bytes);
+      return close_with(w, step, keep, bytes);
     }
     case 3: step_name = "begin_downgrade"; return close_with(w, begin_downgrade(w.page, flag, w.now), flag, false);
     case 4: step_name = "begin_drop"; if (begin_drop(w.page)) { w.holder = kCloser; w.close_keeps = w.close_unacked = false; } return;

@@ -155,7 +155,7 @@ class Coordinator {
         } else {
           bool bytes = false;
           const uint32_t version = entry.version.load();
-          const bool keep = what & 16384;
+          bool keep = what & 16384;
           if (begin_recall(entry, version, keep, true, now, bytes) == CloseStep::kClose) end_close_run(page, keep, bytes, close_run(*region, page, 1, keep ? uint32_t{kOpenRead} : uint32_t{kOpenNone}));
           returned(entry, version);
         }
@@ -201,7 +201,7 @@ int main() {
   member = member_at(member_create("region_test", error));
   test::check(member != nullptr, "a member is created");
   SystemFailure failure;
-  region = member != nullptr ? region_create(member->handle, {1, "memory", kPages * kPage, kPage, kExtentPages, true}, failure) : nullptr;
+  region = member != nullptr ? region_create(member->handle, {1, "memory", kPages * kPage, kPage, kExtentPages}, failure) : nullptr;
   test::check(region != nullptr, "a region is created");
   if (region == nullptr) return test::report("region");
   member->attached = true;
