@@ -1,6 +1,6 @@
 /**
  * Shows that the simulator finds bugs: makes each of list.ts's, one at a time, in a copy of the product, and runs seeds
- * until an invariant is broken.
+ * until an invariant is broken. A bug in the words that no seed shows must be found by their exhaustive test.
  *
  *   npm run mutants                         all of them
  *   npm run mutants -- --only no-poison     one
@@ -16,6 +16,8 @@ import ts from 'typescript';
 import type { Order, Report } from '../worker.js';
 import { type Mutant, mutants } from './list.js';
 
+/** The transitions of the native words. */
+const WORDS = 'native/directory.cc';
 const root = path.resolve(__dirname, '../../../..');
 /** Seeds that a worker gets at a time. */
 const BATCH = 100;
@@ -30,7 +32,9 @@ export async function hunt(mutant: Mutant, most: number): Promise<Result> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'faultline-mutant-'));
   try {
     await make(mutant, folder);
-    return { mutant, ...(await run(folder, most)), seconds: (Date.now() - begun) / 1000 };
+    const result = await run(folder, most);
+    if (result.invariant === null && mutant.edits.some(({ file }) => file === WORDS) && !(await passesExhaustiveTest(folder))) result.invariant = 'exhaustive test of the words';
+    return { mutant, ...result, seconds: (Date.now() - begun) / 1000 };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -63,6 +67,14 @@ async function make(mutant: Mutant, folder: string): Promise<void> {
   cpSync(path.join(root, 'native'), path.join(folder, 'native'), { recursive: true, preserveTimestamps: true });
   for (const [file, text] of changed) if (isNative(file)) writeFileSync(path.join(folder, file), text);
   await promisify(execFile)('make', ['-s', '-C', path.join(folder, addon, 'build'), 'BUILDTYPE=Release'], { maxBuffer: 1 << 24 });
+}
+
+/** The native test of the words, which tries all their values and interleavings, against the mutant. */
+async function passesExhaustiveTest(folder: string): Promise<boolean> {
+  const tests = path.join('test', 'native');
+  cpSync(path.join(root, tests), path.join(folder, tests), { recursive: true });
+  await promisify(execFile)('make', ['-s', '-C', path.join(folder, tests), 'OUT=.', './directory_test'], { maxBuffer: 1 << 24 });
+  return promisify(execFile)(path.join(folder, tests, 'directory_test'), { maxBuffer: 1 << 24, timeout: BATCH_TIME }).then(() => true, () => false);
 }
 
 function run(folder: string, most: number): Promise<{ seeds: number; invariant: string | null; message: string }> {
