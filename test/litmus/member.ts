@@ -7,6 +7,8 @@ import type { Answer, Question } from './messages.js';
 let cluster: Cluster | undefined;
 let region: Region | undefined;
 const threads = new Map<number, Worker>();
+/** One line for each thread: how far it has come. */
+const abreast = new Int32Array(new SharedArrayBuffer(4096));
 
 // The runner is gone, or wants this process gone: nobody else would end it.
 process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
@@ -39,7 +41,7 @@ async function carryOut(question: Exclude<Question, { thread: number }>): Promis
   } else if ('homes' in question) {
     return Promise.all(question.homes.pages.map(async (page) => (await region!.inspect(page * region!.pageSize)).home));
   } else if ('startThread' in question) {
-    const worker = new Worker(path.join(__dirname, 'thread.js'), { workerData: { buffer: region!.buffer } });
+    const worker = new Worker(path.join(__dirname, 'thread.js'), { workerData: { buffer: region!.buffer, abreast } });
     worker.on('message', say);
     // Its question never gets an answer then; the end of the process tells the runner at once.
     worker.on('error', (error) => { console.error(error); process.exit(1); });

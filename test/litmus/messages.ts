@@ -10,6 +10,13 @@ export interface AccessPlan {
   addresses: Int32Array;
 }
 
+/**
+ * How threads keep abreast: at each instance those of one process look for one another in memory of their own (`self` of
+ * `threads`); those of several processes, which have no memory in common but the one that is tested, go by the
+ * machine's clock, an instance every `period` ns.
+ */
+export type Pace = { by: 'looking'; self: number; threads: number } | { by: 'clock'; period: number };
+
 /** A thread's part of a batch. */
 export interface RunPlan {
   form: Form;
@@ -17,7 +24,10 @@ export interface RunPlan {
   /** Instances in the order in which the thread comes to them. */
   order: Int32Array;
   /** Before each instance of `order`: how often to go round an empty loop. */
-  delays: Uint8Array;
+  delays: Uint16Array;
+  /** Likewise after each access of an instance; null: go on at once, while the store may still be in its buffer. */
+  gaps: Uint32Array | null;
+  pace: Pace;
   /** Bytes at which to read one word before the start, so that a copy of the page is here. */
   warm: Int32Array;
   /** The start: add one at `at`, then wait until it is `target`. */

@@ -5,7 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { Model, type Outcome, type Verdict } from './model.js';
-import type { AccessPlan, Values } from './messages.js';
+import type { AccessPlan, Pace, Values } from './messages.js';
 import { ANSWER_MS, MemberProcess } from './processes.js';
 import { formsOf, type Form, type Shape } from './shapes.js';
 
@@ -40,12 +40,16 @@ const MEMBERS = 4;
 const SLICE_PAGES = 64;
 /** Bytes: variables of one instance are never on one line, or the processor would move them together. */
 const LINE = 64;
-/** Pages for each variable of a batch that spreads its variables over pages, and for all of them in one that doesn't. */
-const GROUPS = 8;
+/** Pages for each variable of a batch that spreads its variables over pages, and for all of them in one that doesn't: in one process, and in several. */
+const GROUPS = { near: 20, far: 8 };
 /** Straddled borders in a batch. */
 const BORDERS = 20;
-/** Rounds of an empty loop before an instance, at most. */
-const LONGEST_DELAY = 60;
+/** Rounds of an empty loop (a nanosecond or less) before an instance, at most: in one process, and in several, where a page takes long to come. */
+const LONGEST_DELAY = { near: 60, far: 10_000 };
+/** Likewise between two accesses; short ones are far more frequent. */
+const LONGEST_GAP = 200_000;
+/** ns for an instance where threads go by the clock: around what a page that is used by two needs for one way. */
+const PERIODS = [5_000, 20_000, 60_000];
 /** The page where the threads of a batch meet before they start. */
 const MEETING_PAGE = 0;
 
@@ -175,10 +179,10 @@ class Ground {
   }
 
   /** In one batch. */
-  instances({ shape, layout }: Variant): number {
+  instances({ shape, layout, placement }: Variant): number {
     if (shape.straddling !== undefined) return layout === 'different homes' ? MEMBERS - 1 : BORDERS;
     const lines = 4096 / LINE;
-    return GROUPS * (layout === 'same page' ? Math.floor(lines / shape.variables.length) : lines);
+    return groupsOf(placement) * (layout === 'same page' ? Math.floor(lines / shape.variables.length) : lines);
   }
 
   async batch(variant: Variant): Promise<Outcome[]> {
@@ -194,7 +198,10 @@ class Ground {
 
     const order = this.#shuffled(Array.from({ length: count }, (_, instance) => instance));
     // Long delays for all, or short ones for all: what shows depends on which of the threads is ahead.
-    const longest = this.#below(LONGEST_DELAY) + 1;
+    const near = variant.placement === 'one member';
+    const longest = this.#below(near ? LONGEST_DELAY.near : LONGEST_DELAY.far) + 1;
+    const period = PERIODS[this.#below(PERIODS.length)];
+    const withGaps = !near && this.#random() < 0.5;
     this.#met += threads.length;
     const start = { at: MEETING_PAGE * this.#pageSize, target: this.#met, within: ANSWER_MS / 2 };
     const values = await Promise.all(threads.map(({ member, thread }, number) => {
@@ -202,9 +209,11 @@ class Ground {
         kind: access.kind, size: access.size, value: access.kind === 'store' ? access.value : 0,
         addresses: cells[access.variable].map((address) => address + access.offset),
       }));
-      const delays = Uint8Array.from(order, () => this.#below(longest));
+      const delays = Uint16Array.from(order, () => this.#below(longest));
+      const gaps = withGaps ? Uint32Array.from(order, () => LONGEST_GAP * this.#random() ** 4) : null;
+      const pace: Pace = near ? { by: 'looking', self: thread, threads: threads.length } : { by: 'clock', period };
       const warm = this.#random() < 0.5 ? Int32Array.from(pages, (page) => page * this.#pageSize) : new Int32Array(0);
-      return this.#members[member].job(thread, { do: 'run', plan: { form, accesses, order: Int32Array.from(order), delays, warm, start } });
+      return this.#members[member].job(thread, { do: 'run', plan: { form, accesses, order: Int32Array.from(order), delays, gaps, warm, start, pace } });
     }));
     const reader = this.#below(MEMBERS);
     const last = await Promise.all(cells.map((addresses) => this.#members[reader].job(0, { do: 'read', addresses })));
@@ -220,12 +229,13 @@ class Ground {
   }
 
   /** For each variable its address in each instance. */
-  #place({ shape, layout }: Variant, count: number): Int32Array[] {
+  #place({ shape, layout, placement }: Variant, count: number): Int32Array[] {
+    const groups = groupsOf(placement);
     const lines = this.#pageSize / LINE;
     const size = shape.variables.length;
     if (shape.straddling !== undefined) return this.#placeStraddling(shape, layout, count);
     if (layout === 'same page') {
-      const pages = this.#shuffled(this.#pages.flat()).slice(0, GROUPS);
+      const pages = this.#shuffled(this.#pages.flat()).slice(0, groups);
       const perPage = Math.floor(lines / size);
       return Array.from({ length: size }, (_, variable) => Int32Array.from({ length: count }, (_, instance) =>
         pages[Math.floor(instance / perPage)] * this.#pageSize + ((instance % perPage) * size + variable) * LINE));
@@ -233,7 +243,7 @@ class Ground {
     const turn = this.#below(MEMBERS);
     const pools = this.#pages.map((pages) => this.#shuffled(pages));
     return Array.from({ length: size }, (_, variable) => {
-      const pages = pools[(layout === 'different homes' ? turn + variable : turn) % MEMBERS].splice(0, GROUPS);
+      const pages = pools[(layout === 'different homes' ? turn + variable : turn) % MEMBERS].splice(0, groups);
       return Int32Array.from({ length: count }, (_, instance) => pages[Math.floor(instance / lines)] * this.#pageSize + (instance % lines) * LINE);
     });
   }
@@ -269,6 +279,10 @@ class Ground {
     }
     return list;
   }
+}
+
+function groupsOf(placement: Placement): number {
+  return placement === 'one member' ? GROUPS.near : GROUPS.far;
 }
 
 /** Puts what the threads have loaded, access by access, and what the variables hold in the end together for each instance. */

@@ -6,14 +6,14 @@
  * no compiler sees two of them at once, and none can reorder, merge or leave out what it does not see.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { Answer, Job, RunPlan, Values } from './messages.js';
+import type { Answer, Job, Pace, RunPlan, Values } from './messages.js';
 import type { Form, Size } from './shapes.js';
 
 type Element = number | bigint;
 /** `index` counts elements of the access's size, or bytes for an unaligned one. */
 type AccessFunction = (index: number, value: Element) => Element;
 
-const buffer = (workerData as { buffer: SharedArrayBuffer }).buffer;
+const { buffer, abreast } = workerData as { buffer: SharedArrayBuffer; abreast: Int32Array };
 const words = new Int32Array(buffer);
 const bytes = new DataView(buffer);
 const views = { 1: new Uint8Array(buffer), 2: new Uint16Array(buffer), 4: new Uint32Array(buffer), 8: new BigUint64Array(buffer) };
@@ -23,8 +23,24 @@ const pause = new Int32Array(new SharedArrayBuffer(4));
 const LOOKS = 2000;
 /** ms */
 const PAUSE = 0.2;
+/** How often to look for the others before an instance. One that does not run now is not waited for. */
+const LOOKS_ABREAST = 300;
+/** Elements between the words of two threads in `abreast`: a line of the cache. */
+const LINE = 16;
+/** ns: the clock's times at which threads begin. Far more than what lies between the times at which they notice that all have met. */
+const BEGIN_EVERY = 2_000_000n;
+
+/** One function for each kind of access for the whole life of the thread: one made anew for each batch would be interpreted again, and a store would have left its buffer long before the load that follows. */
+const functions = new Map<string, AccessFunction>();
 
 function accessFunction(kind: 'load' | 'store', size: Size, form: Form, aligned: boolean): AccessFunction {
+  const key = [kind, size, form, aligned].join();
+  let access = functions.get(key);
+  if (!access) functions.set(key, access = newAccessFunction(kind, size, form, aligned));
+  return access;
+}
+
+function newAccessFunction(kind: 'load' | 'store', size: Size, form: Form, aligned: boolean): AccessFunction {
   if (!aligned) {
     return kind === 'load'
       ? (index) => bytes.getBigUint64(index, true)
@@ -37,7 +53,7 @@ function accessFunction(kind: 'load' | 'store', size: Size, form: Form, aligned:
   return kind === 'load' ? (index) => view[index] : (index, value) => { view[index] = value as number; return 0; };
 }
 
-function run({ form, accesses, order, delays, warm, start }: RunPlan): Values {
+function run({ form, accesses, order, delays, gaps, warm, start, pace }: RunPlan): Values {
   const prepared = accesses.map(({ kind, size, value, addresses }) => {
     const aligned = addresses.every((address) => address % size === 0);
     return {
@@ -49,18 +65,37 @@ function run({ form, accesses, order, delays, warm, start }: RunPlan): Values {
   });
   let sum = 0;
   for (const at of warm) sum += words[at / 4];
+  if (pace.by === 'looking') Atomics.store(abreast, pace.self * LINE, 0);
   rendezvous(start);
+  const wait = pacer(pace);
   for (let turn = 0; turn < order.length; turn++) {
     const instance = order[turn];
+    wait(turn);
     for (let round = delays[turn]; round > 0; round--) sum++;
     for (let number = 0; number < prepared.length; number++) {
       const { access, value, places, results } = prepared[number];
       results[instance] = access(places[instance], value);
+      if (gaps !== null) for (let round = gaps[turn]; round > 0; round--) sum++;
     }
   }
   if (sum === -1) throw new Error('the delays and the warming up have to be used, or they are compiled away');
   const loads = prepared.filter((_, number) => accesses[number].kind === 'load');
   return Float64Array.from(loads.flatMap(({ results }) => results.map(Number)));
+}
+
+/** Both ways only make it likely that threads meet: what is judged does not depend on it. */
+function pacer(pace: Pace): (turn: number) => void {
+  const begin = (process.hrtime.bigint() / BEGIN_EVERY + 1n) * BEGIN_EVERY;
+  if (pace.by === 'clock') {
+    return (turn) => { while (process.hrtime.bigint() < begin + BigInt(turn * pace.period)); };
+  }
+  while (process.hrtime.bigint() < begin);
+  return (turn) => {
+    Atomics.store(abreast, pace.self * LINE, turn + 1);
+    for (let other = 0; other < pace.threads; other++) {
+      for (let looks = 0; looks < LOOKS_ABREAST && abreast[other * LINE] <= turn; looks++);
+    }
+  };
 }
 
 function rendezvous({ at, target, within }: RunPlan['start']): void {
