@@ -23,8 +23,8 @@ const pause = new Int32Array(new SharedArrayBuffer(4));
 const LOOKS = 2000;
 /** ms */
 const PAUSE = 0.2;
-/** How often to look for the others before an instance. One that does not run now is not waited for. */
-const LOOKS_ABREAST = 300;
+/** How many pauses a thread makes for the others in a whole batch. Whoever pauses gets a processor at once when it is through, so that on a busy machine threads meet that seldom run together. After that nobody is waited for. */
+const PAUSES_ABREAST = 100;
 /** Elements between the words of two threads in `abreast`: a line of the cache. */
 const LINE = 16;
 /** ns: the clock's times at which threads begin. Far more than what lies between the times at which they notice that all have met. */
@@ -90,10 +90,15 @@ function pacer(pace: Pace): (turn: number) => void {
     return (turn) => { while (process.hrtime.bigint() < begin + BigInt(turn * pace.period)); };
   }
   while (process.hrtime.bigint() < begin);
+  let pauses = 0;
   return (turn) => {
     Atomics.store(abreast, pace.self * LINE, turn + 1);
     for (let other = 0; other < pace.threads; other++) {
-      for (let looks = 0; looks < LOOKS_ABREAST && abreast[other * LINE] <= turn; looks++);
+      for (let looks = 1; pauses < PAUSES_ABREAST && abreast[other * LINE] <= turn; looks++) {
+        if (looks % LOOKS !== 0) continue;
+        pauses++;
+        Atomics.wait(pause, 0, 0, PAUSE);
+      }
     }
   };
 }
