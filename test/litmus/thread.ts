@@ -54,15 +54,12 @@ function newAccessFunction(kind: 'load' | 'store', size: Size, form: Form, align
 }
 
 function run({ form, accesses, order, delays, gaps, warm, start, pace }: RunPlan): Values {
-  const prepared = accesses.map(({ kind, size, value, addresses }) => {
-    const aligned = addresses.every((address) => address % size === 0);
-    return {
-      access: accessFunction(kind, size, form, aligned),
-      value: size === 8 ? BigInt(value) : value,
-      places: aligned ? addresses.map((address) => address / size) : addresses,
-      results: Array<Element>(addresses.length).fill(0),
-    };
-  });
+  const aligned = accesses.map(({ addresses, size }) => addresses.every((address) => address % size === 0));
+  // Arrays side by side, and not objects: what is done between two accesses must be short.
+  const calls = accesses.map(({ kind, size }, number) => accessFunction(kind, size, form, aligned[number]));
+  const values = accesses.map(({ size, value }): Element => (size === 8 ? BigInt(value) : value));
+  const places = accesses.map(({ addresses, size }, number) => (aligned[number] ? addresses.map((address) => address / size) : addresses));
+  const results = accesses.map(({ addresses }) => Array<Element>(addresses.length).fill(0));
   let sum = 0;
   for (const at of warm) sum += words[at / 4];
   if (pace.by === 'looking') Atomics.store(abreast, pace.self * LINE, 0);
@@ -72,15 +69,13 @@ function run({ form, accesses, order, delays, gaps, warm, start, pace }: RunPlan
     const instance = order[turn];
     wait(turn);
     for (let round = delays[turn]; round > 0; round--) sum++;
-    for (let number = 0; number < prepared.length; number++) {
-      const { access, value, places, results } = prepared[number];
-      results[instance] = access(places[instance], value);
+    for (let number = 0; number < calls.length; number++) {
+      results[number][instance] = calls[number](places[number][instance], values[number]);
       if (gaps !== null) for (let round = gaps[turn]; round > 0; round--) sum++;
     }
   }
   if (sum === -1) throw new Error('the delays and the warming up have to be used, or they are compiled away');
-  const loads = prepared.filter((_, number) => accesses[number].kind === 'load');
-  return Float64Array.from(loads.flatMap(({ results }) => results.map(Number)));
+  return Float64Array.from(results.filter((_, number) => accesses[number].kind === 'load').flatMap((loaded) => loaded.map(Number)));
 }
 
 /** Both ways only make it likely that threads meet: what is judged does not depend on it. */
