@@ -32,6 +32,8 @@ export interface Settings {
   signal?: AbortSignal;
   /** After each batch. */
   progress?: (done: number, variant: Variant) => void;
+  /** For each instance. */
+  outcome?: (variant: Variant, verdict: Verdict) => void;
 }
 
 /** Threads of the largest shape; as many members, so that each thread can have one. */
@@ -83,7 +85,10 @@ export async function runLitmus(list: Variant[], settings: Settings): Promise<Re
       const tally = new Tally(variant);
       for (let round = 0; round < rounds; round++) {
         settings.signal?.throwIfAborted();
-        for (const outcome of await ground.batch(variant)) tally.add(outcome);
+        for (const outcome of await ground.batch(variant)) {
+          const verdict = tally.add(outcome);
+          settings.outcome?.(variant, verdict);
+        }
         done += ground.instances(variant);
         settings.progress?.(done, variant);
       }
@@ -104,7 +109,7 @@ export async function runLitmus(list: Variant[], settings: Settings): Promise<Re
 export class Tally {
   readonly #variant: Variant;
   readonly #model: Model;
-  readonly #counts = new Map<string, { outcome: Outcome; count: number }>();
+  readonly #counts = new Map<string, { outcome: Outcome; count: number; verdict: Verdict }>();
   #iterations = 0;
 
   constructor(variant: Variant) {
@@ -112,18 +117,19 @@ export class Tally {
     this.#model = modelOf(variant.shape);
   }
 
-  add(outcome: Outcome): void {
-    const key = outcome.join();
-    const entry = this.#counts.get(key);
-    if (entry) entry.count++;
-    else this.#counts.set(key, { outcome, count: 1 });
+  add(outcome: Outcome): Verdict {
     this.#iterations++;
+    const key = outcome.join();
+    let entry = this.#counts.get(key);
+    if (!entry) this.#counts.set(key, entry = { outcome, count: 0, verdict: this.#model.judge(this.#variant.form, outcome) });
+    entry.count++;
+    return entry.verdict;
   }
 
   result(): Result {
     const { shape, form, layout, placement } = this.#variant;
     const outcomes = [...this.#counts.values()]
-      .map(({ outcome, count }) => ({ outcome: this.#model.describe(outcome), count, verdict: this.#model.judge(form, outcome) }))
+      .map(({ outcome, count, verdict }) => ({ outcome: this.#model.describe(outcome), count, verdict }))
       .sort((left, right) => right.count - left.count);
     return { shape: shape.name, form, layout, placement, iterations: this.#iterations, outcomes };
   }
