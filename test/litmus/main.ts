@@ -36,6 +36,10 @@ async function main(): Promise<number> {
     console.error(`no such shape: ${unknown.join(', ')}; there are ${known.join(', ')}`);
     return 2;
   }
+  if (process.arch !== 'x64') {
+    console.error(`the model is that of x86-64, and this is ${process.arch}`);
+    return 2;
+  }
   const list = variants(allShapes().filter(({ name }) => options.only?.includes(name) ?? true));
   const stop = new AbortController();
   const interrupt = (): void => stop.abort(new Error('interrupted'));
