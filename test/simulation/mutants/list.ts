@@ -60,10 +60,6 @@ export const mutants: readonly Mutant[] = [
   // ---- the member
   mutant('grant-silently-dropped', 'a grant that is not taken is not told to the home', member,
     'if (segment.grant === Held.Exclusive && (result', 'if (segment.grant === Held.Lost && (result'),
-  mutant('discarded-not-asked-again', 'an answer that was poisoned is not asked for again', member,
-    'if (pending !== undefined) this.ask(page, pending.access, 0);', 'void pending;'),
-  mutant('busy-answer-lost', 'an answer that finds its page BUSY is thrown away', member,
-    'this.delayed.set(page, {', 'void ({'),
   mutant('recall-ignores-parked', 'a recall that has to wait is forgotten', member,
     'for (let page = start; page < start + length; page++) this.park(page, { from, generation, version, recall: { keep, wantBytes }, timer: null });', 'void keep;'),
   mutant('claims-forgotten-at-a-death', 'claims at a home that died are not made again', member,
