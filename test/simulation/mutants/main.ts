@@ -40,9 +40,8 @@ export async function hunt(mutant: Mutant, most: number): Promise<Result> {
   }
 }
 
-async function make(mutant: Mutant, folder: string): Promise<void> {
-  cpSync(path.join(root, 'dist', 'lib'), path.join(folder, 'dist', 'lib'), { recursive: true });
-  cpSync(path.join(root, 'dist', 'test', 'simulation'), path.join(folder, 'dist', 'test', 'simulation'), { recursive: true });
+/** The files that the mutant changes, changed. Throws if a text that it replaces does not stand in its file exactly once. */
+export function changedFiles(mutant: Mutant): Map<string, string> {
   const changed = new Map<string, string>();
   for (const { file, find, replace } of mutant.edits) {
     const text = changed.get(file) ?? readFileSync(path.join(root, file), 'utf8');
@@ -50,6 +49,13 @@ async function make(mutant: Mutant, folder: string): Promise<void> {
     if (after === undefined || more.length > 0) throw new Error(`mutant ${mutant.name}: ${file} has its text ${after === undefined ? 'nowhere' : `${more.length + 1} times`}: ${find}`);
     changed.set(file, before + replace + after);
   }
+  return changed;
+}
+
+async function make(mutant: Mutant, folder: string): Promise<void> {
+  const changed = changedFiles(mutant);
+  cpSync(path.join(root, 'dist', 'lib'), path.join(folder, 'dist', 'lib'), { recursive: true });
+  cpSync(path.join(root, 'dist', 'test', 'simulation'), path.join(folder, 'dist', 'test', 'simulation'), { recursive: true });
   const isNative = (file: string): boolean => file.startsWith('native/');
   for (const [file, text] of changed) {
     if (isNative(file)) continue;
