@@ -58,7 +58,7 @@ export function drawPlan(choices: Choices): Plan {
   const latency = choices.pick([20, 5, 100, 600]);
   const weights = Object.fromEntries(KINDS.map((kind) => [kind, kind === 'read' || kind === 'write' ? 4 : choices.chance(0.4) ? choices.between(1, 4) : 0])) as Record<Kind, number>;
   const members = choices.between(2, 4);
-  const leaves = sometimes(0.25, 2);
+  const drawnLeaves = sometimes(0.25, 2);
   const kills = sometimes(0.3, 2);
   const pauses = sometimes(0.2, 2);
   const breaks = sometimes(0.1, 1);
@@ -72,6 +72,16 @@ export function drawPlan(choices: Choices): Plan {
         arrived: choices.chance(0.5), delay: choices.chance(0.5) ? choices.skewed(4 * latency) : 0,
       });
     }
+  }
+  // Some kinds of trouble need several things at once, which would come together too rarely by chance.
+  let leaves = drawnLeaves;
+  const focus = choices.chance(0.2) ? choices.pick(['homes move', 'writers die'] as const) : null;
+  if (focus !== null) pages.length = Math.min(pages.length, 2);
+  if (focus === 'homes move') {
+    leaves = choices.between(1, 3);
+    if (choices.chance(0.5)) triggers.push({ type: choices.pick(['handover', 'handover-ack', 'handed', 'data', 'request']), nth: 1 + choices.skewed(4), end: 'to', action: 'die', arrived: true, delay: choices.skewed(6 * latency) });
+  } else if (focus === 'writers die') {
+    for (let count = choices.between(1, 2); count > 0; count--) triggers.push({ type: choices.pick(['request', 'invalidate', 'invalidated']), nth: 1 + choices.skewed(30), end: 'from', action: 'die', arrived: choices.chance(0.7), delay: choices.skewed(2 * latency) });
   }
   // Barriers need all parties until their end.
   if (triggers.length + leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
