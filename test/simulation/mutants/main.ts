@@ -71,6 +71,8 @@ async function make(mutant: Mutant, folder: string): Promise<void> {
   // Copied with its times, so that only what the mutant changes is compiled again.
   cpSync(path.join(root, addon), path.join(folder, addon), { recursive: true, preserveTimestamps: true });
   cpSync(path.join(root, 'native'), path.join(folder, 'native'), { recursive: true, preserveTimestamps: true });
+  // The makefile names node-gyp's own files, from here.
+  symlinkSync(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
   for (const [file, text] of changed) if (isNative(file)) writeFileSync(path.join(folder, file), text);
   await promisify(execFile)('make', ['-s', '-C', path.join(folder, addon, 'build'), 'BUILDTYPE=Release'], { maxBuffer: 1 << 24 });
 }
