@@ -107,7 +107,7 @@ let warned = false;
  *
  * Rejects with InvalidArgumentError, KeysNeededError (an address that is not loopback), JoinRefusedError (`reason`:
  * 'protocol', 'architecture', 'full', or 'options': this process is a member with other options), JoinTimeoutError,
- * ClusterLostError (its server died, and survivors are still there), NotOnMainError (in a worker whose main thread has not
+ * ClusterLostError (its server died, and survivors are still there), OutOfMemoryError (address space, see `ulimit -v`), NotOnMainError (in a worker whose main thread has not
  * imported the package), CoordinatorError, or the signal's reason.
  */
 export async function join(options?: JoinOptions): Promise<Cluster> {

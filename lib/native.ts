@@ -164,6 +164,8 @@ export interface Native {
   bridgePort(): bigint;
   /** Bytes of physical memory, and of that currently available. */
   memory(): { total: number; available: number };
+  /** Whether this process may map so many bytes more (`ulimit -v`). */
+  canMap(bytes: number): boolean;
 
   // ---- member ------------------------------------------------------------------------------------------------------
   /** Makes the native side of one member of this process. `key` names the cluster (its real name); throws ERR_NATIVE_KEY if taken, ERR_NATIVE_EXITING after exiting(). Any thread. */

@@ -17,6 +17,11 @@ export const MIN_FAULT_TIMEOUT_MS = 500;
 export const MAX_FAULT_TIMEOUT_MS = 600_000;
 /** ms that joining may take, with the start of the coordinator and the search for the cluster. An AbortSignal can shorten it. */
 export const JOIN_TIMEOUT_MS = 10_000;
+/**
+ * Bytes of address space that joining must find free. The coordinator's thread was measured to take 940 MiB of it (512 of
+ * them are V8's range for code), and hardly any memory. V8 ends the whole process when it can't have its part.
+ */
+export const JOIN_ADDRESS_SPACE = 1280 * 1024 * 1024;
 /** ms, default and longest: a pin keeps everybody else from the page, so whoever needs longer says so by renewing. */
 export const MAX_PIN_MS = 5000;
 /** ms that a process which exits gives its members to hand over what they hold (FAULTLINE_EXIT_TIMEOUT overrides it). */

@@ -8,7 +8,7 @@ import { MAIN_CHANNEL, type CoordinatorSettings, type StartAnswer, type Started,
 import { fromWire, makeError, toWire } from './errors.js';
 import { isEnding, unwatchExit, watchExit, type Stoppable } from './exit.js';
 import { Down, native } from './native.js';
-import { exitTimeout, show, type Given } from './options.js';
+import { exitTimeout, JOIN_ADDRESS_SPACE, show, type Given } from './options.js';
 import type { WireError } from './coordinator/protocol/messages.js';
 
 /** Here main tells every thread that a coordinator is gone, for those to whom it could not say so itself. */
@@ -132,6 +132,9 @@ export async function findMember(settings: CoordinatorSettings, given: Given, en
     const present = members.get(settings.key);
     if (!present) {
       exitTimeout(); // A mistake in the environment shows here, not when pages are at stake.
+      if (!native.canMap(JOIN_ADDRESS_SPACE)) {
+        throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `joining ${settings.key} needs ${JOIN_ADDRESS_SPACE} bytes of address space, which this process may not have (see ulimit -v)`, { cluster: settings.key });
+      }
       const member = new Member(settings, memberExited);
       members.set(settings.key, member);
       watchExit(() => [...members.values()]);

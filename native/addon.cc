@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -89,6 +90,17 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// Only tried, and given back at once: what else the process maps meanwhile may still be in the way.
+Napi::Value can_map(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const auto bytes = static_cast<size_t>(arguments.number(0));
+  if (!arguments.ok) return arguments.env.Undefined();
+  void* mapping = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return Napi::Boolean::New(arguments.env, false);
+  munmap(mapping, bytes);
+  return Napi::Boolean::New(arguments.env, true);
+}
+
 Napi::Value threads_in_faults(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fault_threads()); }
 
 void exiting(const Napi::CallbackInfo& info) {
@@ -121,6 +133,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("isMainThread", Napi::Function::New(env, is_main_thread));
   exports.Set("bridgePort", Napi::Function::New(env, bridge_port_address));
   exports.Set("memory", Napi::Function::New(env, memory));
+  exports.Set("canMap", Napi::Function::New(env, can_map));
   exports.Set("threadsInFaults", Napi::Function::New(env, threads_in_faults));
   exports.Set("parkFaults", Napi::Function::New(env, park_faults));
   exports.Set("leaveNow", Napi::Function::New(env, leave_now));

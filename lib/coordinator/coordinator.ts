@@ -249,7 +249,13 @@ export class Coordinator {
   // ---- regions ------------------------------------------------------------------------------------------------------
 
   private openMemory(info: RegionInfo): NativeRegionMemory {
-    const handle = native.regionCreate(this.member, { id: info.id, name: info.name, size: info.size, pageSize: info.pageSize, extentPages: info.extentPages });
+    let handle: number;
+    try {
+      handle = native.regionCreate(this.member, { id: info.id, name: info.name, size: info.size, pageSize: info.pageSize, extentPages: info.extentPages });
+    } catch (error) {
+      // Every member takes part in every region. One that can't has to end: what it would be asked it could not answer.
+      throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `region '${info.name}' of ${info.size} bytes can't be mapped in this process: ${(error as Error).message}`, { region: info.name, size: info.size });
+    }
     this.handles.set(info.id, handle);
     this.regionIds.set(handle, info.id);
     return new NativeRegionMemory(this.member, handle, info.pageSize, () => this.session?.state.epoch ?? 0);

@@ -2,6 +2,7 @@
 import type { Calls, CoordinatorStats, PageInfo, Request } from '../calls.js';
 import { fromWire, makeError } from '../errors.js';
 import { Down, native } from '../native.js';
+import { MIN_PAGE_SIZE } from '../options.js';
 import type { Session } from './membership/session.js';
 import type { Engine } from './protocol/engine.js';
 import type { RegionInfo, WireError } from './protocol/messages.js';
@@ -12,6 +13,8 @@ import type { Client } from './clients.js';
 
 /** Tries to find an address that is free in this process for a region that this process creates. */
 const ADDRESS_TRIES = 16;
+/** Bytes of a page in the native tables: its words, and its place in the directory. */
+const TABLE_BYTES = 48;
 
 interface PinRecord { id: number; client: Client; region: number; runs: Run[]; access: number; timer: NodeJS.Timeout | null }
 
@@ -89,7 +92,7 @@ export class Service {
 
   private async region(client: Client, args: Calls['region']['args'], signal: AbortSignal): Promise<Calls['region']['value']> {
     const { session, engine } = this.context;
-    if (args.mode !== 'open' && args.mode !== 'wait' && args.size !== undefined) this.checkMemory(args.name, args.size, args.placement ?? 'creator');
+    if (args.mode !== 'open' && args.mode !== 'wait' && args.size !== undefined) this.checkMemory(args.name, args.size, args.pageSize ?? MIN_PAGE_SIZE, args.placement ?? 'creator');
     let { info, created } = (await session.call('region-open', args, signal)) as { info: RegionInfo; created: boolean };
     await this.until(() => engine.regions.has(info.id), signal);
     const handle = this.context.handleOf(info.id);
@@ -124,10 +127,15 @@ export class Service {
     }
   }
 
-  private checkMemory(name: string, size: number, placement: string): void {
+  private checkMemory(name: string, size: number, pageSize: number, placement: string): void {
     const { total } = native.memory();
     const here = placement === 'spread' ? size / this.context.session.state.members.length : size;
     if (here > total) throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `region '${name}' would need ${here} bytes at this member, and the machine has ${total}`);
+    // Once it exists every member has to map it: so it must not come to be if not even its creator can.
+    if (this.context.session.state.regions.some((region) => region.name === name)) return;
+    if (!native.canMap(2 * size + Math.ceil(size / pageSize) * TABLE_BYTES)) {
+      throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `region '${name}' of ${size} bytes can't be mapped here: it needs twice that much address space (see ulimit -v)`, { region: name, size });
+    }
   }
 
   private regionClose(client: Client, id: number): null {

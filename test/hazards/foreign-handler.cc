@@ -1,6 +1,8 @@
-// An addon of somebody else with a SIGSEGV handler of its own, which passes on what it does not know: as crash reporters do.
+// An addon of somebody else with a SIGSEGV handler of its own: one that passes on what it does not know, as crash reporters
+// do, and one that takes every SIGSEGV for a crash.
 #include <node_api.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <atomic>
 
@@ -14,6 +16,21 @@ void handle(int number, siginfo_t* info, void* context) {
   if (previous.sa_flags & SA_SIGINFO) return previous.sa_sigaction(number, info, context);
   // Nobody was there before: the default must happen when the instruction runs again.
   signal(number, SIG_DFL);
+}
+
+// Says so and lets the default action end the process when the instruction runs again.
+void handle_alone(int number, siginfo_t*, void*) {
+  constexpr char kLine[] = "an addon's handler took a SIGSEGV for a crash\n";
+  if (write(2, kLine, sizeof kLine - 1) < 0) _exit(1);
+  signal(number, SIG_DFL);
+}
+
+napi_value InstallAlone(napi_env, napi_callback_info) {
+  struct sigaction ours = {};
+  ours.sa_sigaction = handle_alone;
+  ours.sa_flags = SA_SIGINFO;
+  sigaction(SIGSEGV, &ours, nullptr);
+  return nullptr;
 }
 
 napi_value Install(napi_env, napi_callback_info) {
@@ -34,6 +51,8 @@ napi_value Init(napi_env env, napi_value exports) {
   napi_value value = nullptr;
   napi_create_function(env, "install", NAPI_AUTO_LENGTH, Install, nullptr, &value);
   napi_set_named_property(env, exports, "install", value);
+  napi_create_function(env, "installAlone", NAPI_AUTO_LENGTH, InstallAlone, nullptr, &value);
+  napi_set_named_property(env, exports, "installAlone", value);
   napi_create_function(env, "seen", NAPI_AUTO_LENGTH, Seen, nullptr, &value);
   napi_set_named_property(env, exports, "seen", value);
   return exports;

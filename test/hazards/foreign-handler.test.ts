@@ -4,12 +4,15 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Member, uniqueCluster } from '../support/members.js';
+import { nativeAddon } from '../support/native-addon.js';
+import { tellEvents } from '../support/steps.js';
 
 describe('hazards: an addon of the program with a SIGSEGV handler of its own', () => {
   let folder: string;
   let addon: string;
-  before('build the addon', function () {
-    this.timeout(60_000);
+  let accesses: string;
+  before('build the addon', async function () {
+    this.timeout(120_000);
     const headers = path.resolve(process.execPath, '..', '..', 'include', 'node');
     // Without the headers of this Node.js there is nothing to build against, and a download is no part of a test.
     if (!existsSync(path.join(headers, 'node_api.h'))) this.skip();
@@ -17,6 +20,7 @@ describe('hazards: an addon of the program with a SIGSEGV handler of its own', (
     addon = path.join(folder, 'handler.node');
     const source = path.resolve(__dirname, '..', '..', '..', 'test', 'hazards', 'foreign-handler.cc');
     execFileSync('g++', ['-std=c++17', '-shared', '-fPIC', `-I${headers}`, '-o', addon, source], { stdio: 'pipe' });
+    accesses = await nativeAddon();
   });
   after(() => { if (folder) rmSync(folder, { recursive: true }); });
 
@@ -42,4 +46,47 @@ describe('hazards: an addon of the program with a SIGSEGV handler of its own', (
       else assert.equal(result.seen, 0);
     });
   }
+
+  it('installed after us, and passing nothing on: the first fault ends the process by SIGSEGV; the others hear of the death and go on', async () => {
+    const cluster = uniqueCluster();
+    const a = await Member.start({ cluster });
+    const b = await Member.start({ cluster });
+    await a.open('memory', { size: 1 << 16 });
+    await b.open('memory');
+    await a.run(({ region }) => { new Int32Array(region.buffer).fill(9); });
+    // The only copy of the last page is at the member that is going to die.
+    await b.run(({ region }) => { new Int32Array(region.buffer)[15 * 1024] = 10; });
+    await tellEvents(a, 'member-died', 'page-lost');
+    const id = await b.run(({ cluster: joined }) => joined.self.id);
+    const end = await b.last(({ region, require }, file) => {
+      require(file).installAlone();
+      return new Int32Array(region.buffer)[0];
+    }, addon);
+    assert.deepEqual([end.signal, end.stderr], ['SIGSEGV', "an addon's handler took a SIGSEGV for a crash\n"]);
+    assert.equal(await a.told('event member-died'), id);
+    const seen = await a.run(({ region, attempt }) => {
+      const words = new Int32Array(region.buffer);
+      let lost: unknown;
+      try { attempt(() => words[15 * 1024]); } catch (error) { lost = (error as { code: string }).code; }
+      return { first: words[0], lost };
+    });
+    assert.deepEqual(seen, { first: 9, lost: 'ERR_FAULTLINE_PAGE_LOST' });
+    await a.leave();
+  });
+
+  it('installed before us, and passing nothing on: it sees none of our faults, and still has all others', async () => {
+    const cluster = uniqueCluster();
+    const a = await Member.start({ cluster });
+    const b = await Member.start({ join: false, load: 'none' });
+    await a.open('memory', { size: 1 << 16 });
+    await a.run(({ region }) => { new Int32Array(region.buffer).fill(9); });
+    assert.equal(await b.run(async (state, given) => {
+      state.require(given.addon).installAlone();
+      const joined = await state.require('../../lib/index.js').join({ cluster: given.cluster });
+      const region = await joined.region('memory', { mode: 'open' });
+      return new Int32Array(region.buffer).reduce((total, word) => total + word, 0);
+    }, { addon, cluster }), 9 * (1 << 14));
+    const end = await b.last(({ require }, file) => require(file).nullDereference(), accesses);
+    assert.deepEqual([end.signal, end.stderr], ['SIGSEGV', "an addon's handler took a SIGSEGV for a crash\n"]);
+  });
 });

@@ -39,7 +39,7 @@ export class Listener {
 
   constructor(options: TransportOptions, private readonly counters: TransportCounters, receive: Receiver) {
     this.router = new Router({ ...common, ...heartbeats(options), mandatory: true, handover: true, backlog: BACKLOG });
-    this.loop = this.receiveAll(receive);
+    this.loop = reported(this.receiveAll(receive));
   }
 
   /** Returns the endpoint with a port in place of '*'. Throws zeromq's error (code EADDRINUSE, EADDRNOTAVAIL, …). */
@@ -140,7 +140,7 @@ export class Channel {
     private readonly onClose: () => void,
   ) {
     this.dealer = new Dealer({ ...common, ...options, reconnectInterval: -1 });
-    this.loops = [this.receiveAll(), this.observe()];
+    this.loops = [reported(this.receiveAll()), reported(this.observe())];
     try {
       this.dealer.connect(endpoint);
     } catch {
@@ -222,6 +222,17 @@ function heartbeats({ silence }: TransportOptions): { heartbeatInterval: number;
  */
 function mayGoOn(error: unknown): boolean {
   return (error as NodeJS.ErrnoException).code === 'EAGAIN';
+}
+
+/**
+ * What a loop throws comes from whoever received the message: an assumption is broken, and the whole coordinator must hear
+ * of it. But close() still waits for the other loops, because a thread that ends with a receive pending takes the process
+ * down: so the loop itself does not fail.
+ */
+function reported(loop: Promise<void>): Promise<void> {
+  return loop.catch((error: unknown) => {
+    process.nextTick(() => { throw error; });
+  });
 }
 
 function ignore(): void {}
