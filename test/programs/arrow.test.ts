@@ -42,4 +42,43 @@ describe('programs: apache-arrow', () => {
       }
     });
   }
+
+  it('strings: indexes stay in place, and a column is refused or right, never wrong in silence', async () => {
+    const [a, b] = await startMembers(2, { size: 1 << 20 });
+    const given = { rows: 5000 };
+    const bytes = await a.run((state, { rows }) => {
+      const { tableFromArrays, tableToIPC } = state.require('apache-arrow');
+      const ipc = tableToIPC(tableFromArrays({ name: Array.from({ length: rows }, (_, row) => `name ${row % 11}`) }), 'file') as Uint8Array;
+      new Uint8Array(state.region.buffer, 0, ipc.length).set(ipc);
+      return ipc.length;
+    }, given);
+    const seen = await b.run((state, { rows, bytes }) => {
+      const { tableFromIPC } = state.require('apache-arrow');
+      // What this Node says of shared memory decides what the library can say: it decodes with TextDecoder.
+      let decodes = true;
+      try {
+        new TextDecoder().decode(new Uint8Array(state.region.buffer, 0, 8));
+      } catch {
+        decodes = false;
+      }
+      const names = tableFromIPC(new Uint8Array(state.region.buffer, 0, bytes)).getChild('name');
+      const data = names.data[0];
+      let wrong = 0;
+      let refused = '';
+      try {
+        for (let row = 0; row < rows; row++) if (names.get(row) !== `name ${row % 11}`) wrong++;
+      } catch (error) {
+        refused = (error as Error).message;
+      }
+      const copied = tableFromIPC(new Uint8Array(state.region.buffer, 0, bytes).slice()).getChild('name');
+      let wrongCopied = 0;
+      for (let row = 0; row < rows; row++) if (copied.get(row) !== `name ${row % 11}`) wrongCopied++;
+      return { decodes, wrong, refused, wrongCopied, inPlace: data.values.buffer === state.region.buffer, node: process.version };
+    }, { ...given, bytes });
+    if (process.env.FAULTLINE_SHOW) console.log('apache-arrow strings', seen);
+    assert.equal(seen.wrong, 0);
+    assert.equal(seen.wrongCopied, 0);
+    assert.equal(seen.inPlace, true);
+    assert.equal(seen.refused === '', seen.decodes, seen.refused);
+  });
 });
