@@ -10,7 +10,8 @@ describe('programs: stores', () => {
       await member.run((state, { entries }) => {
         const loaded = state.require('sharedmap');
         const SharedMap = loaded.default ?? loaded;
-        // The library allocates by the global constructor, and a constructor may return any object.
+        // Each member makes the same empty map before anybody uses it. The library allocates by the global constructor,
+        // and a constructor may return any object.
         const original = globalThis.SharedArrayBuffer;
         globalThis.SharedArrayBuffer = function (bytes: number): SharedArrayBuffer {
           return state.region.window(0, bytes);
