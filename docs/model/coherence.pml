@@ -85,11 +85,13 @@ inline enqueue(g, p, kind, who, want, v, b) {
   fi
 }
 
-inline ask(p, v) {
+inline ask(q, hv) {
+  w = pend[M(q)]; h = homeOf(q, state[m]); e = generation(q, state[m]);
   if
-  :: homeOf(p, state[m]) == m -> enqueue(generation(p, state[m]), p, 0, m, pend[M(p)], v, 0)
-  :: else -> send(homeOf(p, state[m]), REQUEST, p, v, pend[M(p)], 0, 0, generation(p, state[m]))
-  fi
+  :: h == m -> enqueue(e, q, 0, m, w, hv, 0)
+  :: else -> send(h, REQUEST, q, hv, w, 0, 0, e)
+  fi;
+  w = 0; h = 0; e = 0
 }
 
 inline askWithHeld(p) {
@@ -97,7 +99,10 @@ inline askWithHeld(p) {
   /* The asker says that it has a copy, not which. */
   ask(p, 99)
 #else
-  ask(p, (held[M(p)] == SHARED -> version[M(p)] : 0))
+  if
+  :: held[M(p)] == SHARED -> ask(p, version[M(p)])
+  :: else -> ask(p, 0)
+  fi
 #endif
 }
 
@@ -169,41 +174,42 @@ inline recall(p, v, keepIt, wanted, to, g) {
     :: else
     fi;
 #endif
-    send(to, RECALLED, p, v, (k && y -> SHARED : INVALID), y, bytes[M(p)], g)
+    k = (k && y -> SHARED : INVALID);
+    send(to, RECALLED, p, v, k, y, bytes[M(p)], g)
   fi
 }
 
-inline install(p, v, gr, has, b, from, g) {
+inline install(pg, vn, gr, has, by, source, gn) {
   if
   :: gr == LOST ->
-    pend[M(p)] = 0; poisoned[M(p)] = 0;
+    pend[M(pg)] = 0; poisoned[M(pg)] = 0;
     if
-    :: !inView(m, agreed) || allows(held[M(p)]) == 0 || wants[m] -> held[M(p)] = LOST
+    :: !inView(m, agreed) || allows(held[M(pg)]) == 0 || wants[m] -> held[M(pg)] = LOST
     :: else
     fi
-  :: gr != LOST && pend[M(p)] == 0 ->
+  :: gr != LOST && pend[M(pg)] == 0 ->
     if
-    :: gr == EXCLUSIVE -> recall(p, v, 0, 0, from, g)
+    :: gr == EXCLUSIVE -> recall(pg, vn, 0, 0, source, gn)
     :: else
     fi
-  :: gr != LOST && pend[M(p)] != 0 && poisoned[M(p)] && v <= poison[M(p)] ->
+  :: gr != LOST && pend[M(pg)] != 0 && poisoned[M(pg)] && vn <= poison[M(pg)] ->
     if
-    :: gr == EXCLUSIVE -> recall(p, v, 0, 0, from, g)
+    :: gr == EXCLUSIVE -> recall(pg, vn, 0, 0, source, gn)
     :: else
     fi;
 #ifndef MUTANT_DISCARDED_NOT_ASKED_AGAIN
-    ask(p, 0)
+    ask(pg, 0)
 #endif
-  :: gr != LOST && pend[M(p)] != 0 && !(poisoned[M(p)] && v <= poison[M(p)]) ->
+  :: gr != LOST && pend[M(pg)] != 0 && !(poisoned[M(pg)] && vn <= poison[M(pg)]) ->
     if
-    :: busy[M(p)] ->
-      delayed[M(p)] = 1; delayedVersion[M(p)] = v; delayedGrant[M(p)] = gr; delayedContent[M(p)] = has; delayedBytes[M(p)] = b; delayedFrom[M(p)] = from
+    :: busy[M(pg)] ->
+      delayed[M(pg)] = 1; delayedVersion[M(pg)] = vn; delayedGrant[M(pg)] = gr; delayedContent[M(pg)] = has; delayedBytes[M(pg)] = by; delayedFrom[M(pg)] = source
     :: else ->
       if
-      :: has -> bytes[M(p)] = b
+      :: has -> bytes[M(pg)] = by
       :: else
       fi;
-      held[M(p)] = gr; version[M(p)] = v; pend[M(p)] = 0; poisoned[M(p)] = 0; unacked[M(p)] = 0; resident[M(p)] = 1
+      held[M(pg)] = gr; version[M(pg)] = vn; pend[M(pg)] = 0; poisoned[M(pg)] = 0; unacked[M(pg)] = 0; resident[M(pg)] = 1
     fi
   fi
 }
@@ -416,7 +422,8 @@ inline access(p) {
 
 proctype Member(byte m) {
   byte i, p, v, a, b, s, d, x, y, k, kind, who, from;
-  bit has, g;
+  byte w, h;
+  bit has, g, e;
   mtype type;
   do
   /* A thread wants a page. */
@@ -434,7 +441,7 @@ proctype Member(byte m) {
       if
       :: allows(held[M(p)]) >= wants[m] -> access(p)
       :: held[M(p)] == LOST -> wants[m] = 0; resident[M(p)] = 0
-      :: allows(held[M(p)]) < wants[m] && held[M(p)] != LOST && homeOf(p, state[m]) == m && serving[d] && dir[d] == IDLE && empty(queue[d]) && (copyset[d] == 0 || wants[m] == 1) ->
+      :: allows(held[M(p)]) < wants[m] && held[M(p)] != LOST && homeOf(p, state[m]) == m && serving[d] && dir[d] == IDLE && len(queue[d]) == 0 && (copyset[d] == 0 || wants[m] == 1) ->
         dversion[d] = (dversion[d] == 0 -> 1 : dversion[d]);
         held[M(p)] = (copyset[d] == 0 -> EXCLUSIVE : SHARED); version[M(p)] = dversion[d]; resident[M(p)] = 1
       :: else -> pend[M(p)] = wants[m]; poisoned[M(p)] = 0; askWithHeld(p)
