@@ -425,6 +425,7 @@ proctype Member(byte m) {
   byte w, h;
   bit has, g, e;
   mtype type;
+end:
   do
   /* A thread wants a page. */
   :: atomic { state[m] != 9 && !frozen[m] && budget[m] > 0 && wants[m] == 0 ->
