@@ -445,7 +445,11 @@ void set_homed(const Napi::CallbackInfo& info) {
   const bool lost = arguments.boolean(4);
   if (!arguments.ok) return;
   if (first > region->extent_count || count > region->extent_count - first) return arguments.fail("ERR_NATIVE_RANGE", "no such extents");
-  for (uint64_t extent = first; extent < first + count; extent++) region->homed[extent].store(homed ? lost ? kHomedLost : kHomed : kNotHomed);
+  for (uint64_t extent = first; extent < first + count; extent++) {
+    // What is lost must be in the words, for whoever gets them next.
+    if (!homed && region->homed[extent].load() == kHomedLost) materialise(*region, extent * region->extent_pages);
+    region->homed[extent].store(homed ? lost ? kHomedLost : kHomed : kNotHomed);
+  }
 }
 
 Napi::Value is_homed(const Napi::CallbackInfo& info) {

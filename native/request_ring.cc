@@ -11,6 +11,8 @@ namespace faultline {
 namespace {
 // Yields of the processor before a producer gives up on a full ring: the coordinator is then far behind or gone.
 constexpr int kFullTries = 100000;
+// Yields of the processor that close() grants to producers which are just waking the consumer.
+constexpr int kCloseTries = 100000;
 }  // namespace
 
 bool RequestRing::open() {
@@ -23,15 +25,21 @@ bool RequestRing::open() {
   tail_.store(0);
   head_ = 0;
   asleep_.store(1);
-  event_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  return event_ >= 0;
+  event_.store(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  return event_.load() >= 0;
 }
 
 void RequestRing::close() {
   // The cells stay for the next member in this place: a late producer must not write into unmapped memory.
-  const int event = event_;
-  event_ = -1;
-  if (event >= 0) ::close(event);
+  const int event = event_.exchange(-1);
+  if (event < 0) return;
+  // Nor into a descriptor that has become somebody else's: whoever announced itself before the exchange may still write
+  // to this one. It does not block; one that was stopped there costs the descriptor, which is the lesser evil.
+  for (int tries = 0; wakers_.load() != 0; tries++) {
+    if (tries == kCloseTries) return;
+    sched_yield();
+  }
+  ::close(event);
 }
 
 bool RequestRing::push(const RingRecord& record) {
@@ -54,9 +62,12 @@ bool RequestRing::push(const RingRecord& record) {
   cell->turn.store(place + 1);
   if (asleep_.exchange(0) == 1) {
     const uint64_t one = 1;
+    wakers_.fetch_add(1);
+    const int event = event_.load();
     // Async-signal-safe by POSIX. It can only fail if the counter is at its limit, and then it is readable anyway.
-    ssize_t written = write(event_, &one, sizeof one);
+    ssize_t written = event >= 0 ? write(event, &one, sizeof one) : 0;
     static_cast<void>(written);
+    wakers_.fetch_sub(1);
   }
   return true;
 }
@@ -80,7 +91,7 @@ bool RequestRing::sleep() {
 
 void RequestRing::clear() {
   uint64_t count;
-  ssize_t got = read(event_, &count, sizeof count);
+  ssize_t got = read(event_.load(), &count, sizeof count);
   static_cast<void>(got);
 }
 

@@ -42,7 +42,7 @@ class RequestRing {
   // Before the coordinator goes to sleep; false: something came meanwhile, go on popping.
   bool sleep();
   // The descriptor that becomes readable at a wake-up, and how to make it unreadable again.
-  int descriptor() const { return event_; }
+  int descriptor() const { return event_.load(); }
   void clear();
 
  private:
@@ -53,7 +53,9 @@ class RequestRing {
   };
 
   Cell* cells_ = nullptr;
-  int event_ = -1;
+  std::atomic<int> event_{-1};
+  // Producers that are about to write to the descriptor.
+  std::atomic<uint32_t> wakers_{0};
   alignas(64) std::atomic<uint64_t> tail_{0};
   alignas(64) uint64_t head_ = 0;
   alignas(64) std::atomic<uint32_t> asleep_{1};

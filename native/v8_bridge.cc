@@ -1,6 +1,7 @@
 // The second addon: the only code that uses V8's own API, whose ABI differs between Node's major versions. It stops the
 // JavaScript of attempt(), and makes SharedArrayBuffers on Node 20. Everything else works without it.
 #include <node_api.h>
+#include <node_version.h>
 #include <v8.h>
 
 #include <cstring>
@@ -214,6 +215,11 @@ void set_function(napi_env env, napi_value exports, const char* name, napi_callb
 }  // namespace
 
 NAPI_MODULE_INIT() {
+  // Node-API modules are loaded whatever Node they were built for, but V8's own API is that of one major version.
+  const napi_node_version* version;
+  if (napi_get_node_version(env, &version) != napi_ok || version->major != NODE_MAJOR_VERSION) {
+    return throw_error(env, "ERR_NATIVE_BRIDGE", "the V8 bridge was built for Node " NODE_STRINGIFY(NODE_MAJOR_VERSION));
+  }
   auto* environment = new Environment();
   napi_set_instance_data(
       env, environment, [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr);

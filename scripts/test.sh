@@ -9,8 +9,10 @@ scripts/setup.sh || exit 1
 
 FILE_SECONDS=300
 counts=$(mktemp)
-trap 'rm -f "$counts"' EXIT
-export FAULTLINE_COUNTS="$counts"
+failures=$(mktemp)
+trap 'rm -f "$counts" "$failures"' EXIT
+export FAULTLINE_COUNTS="$counts" FAULTLINE_FAILURES="$failures"
+fail() { echo "$1"; echo "$1" >>"$failures"; add 1 failed; }
 add() { for ((i = 0; i < $1; i++)); do echo "$2"; done >>"$counts"; }
 
 files=()
@@ -29,6 +31,7 @@ if [ $# -eq 0 ]; then
   read -r passed failed < <(printf '%s\n' "$native" | awk '/^([A-Za-z_-]+: )?[0-9]+ passed, [0-9]+ failed/ { sub(/^[A-Za-z_-]+: /, ""); p += $1; f += $3 } END { print p + 0, f + 0 }')
   # A native test that crashed or hung printed no count of its own.
   if [ "$native_status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
+  if [ "$failed" -ne 0 ]; then printf 'native tests (status %d):\n%s\n' "$native_status" "$(tail -n 40 <<<"$native")" >>"$failures"; fi
   add "$passed" passed
   add "$failed" failed
 fi
@@ -39,14 +42,16 @@ for file in "${files[@]}"; do
   timeout -k 10 "$FILE_SECONDS" node node_modules/mocha/bin/mocha.js --no-config --timeout 60000 --forbid-only --reporter test/support/reporter.cjs "${options[@]}" "$file"
   status=$?
   if [ "$status" -ge 124 ]; then
-    echo "$file: the process did not end by itself within $FILE_SECONDS s, or died (status $status)"
-    add 1 failed
+    fail "$file: the process did not end by itself within $FILE_SECONDS s, or died (status $status)"
   elif [ "$status" -ne 0 ] && [ "$(grep -c failed "$counts")" -eq "$before" ]; then
-    echo "$file: ended with status $status"
-    add 1 failed
+    fail "$file: ended with status $status"
   fi
 done
 
 failed=$(grep -c failed "$counts")
+if [ "$failed" -ne 0 ]; then
+  echo "What failed:"
+  cat "$failures"
+fi
 printf '%d passed, %d failed, %d skipped\n' "$(grep -c passed "$counts")" "$failed" "$(grep -c skipped "$counts")"
 [ "$failed" -eq 0 ]

@@ -2,27 +2,9 @@ import assert from 'node:assert/strict';
 import { readdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { joinAndLeave, resources } from '../support/leaks.js';
 import { Member, startMembers, uniqueCluster } from '../support/members.js';
 import { codeOf, counted, joinedThread, seeded } from '../support/steps.js';
-
-/** Descriptors, mappings and threads of a member started with --expose-gc, after collection. */
-function resources(member: Member): Promise<{ files: number; sockets: number; mappings: number; threads: number }> {
-  return member.run(async ({ require }) => {
-    const fs = require('node:fs') as typeof import('node:fs');
-    for (let i = 0; i < 5; i++) {
-      (globalThis as unknown as { gc(): void }).gc();
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-    const links = fs.readdirSync('/proc/self/fd').map((fd) => { try { return fs.readlinkSync(`/proc/self/fd/${fd}`); } catch { return ''; } });
-    return {
-      files: links.length,
-      sockets: links.filter((link) => link.startsWith('socket:')).length,
-      // Of the regions only: the allocator's own come and go.
-      mappings: fs.readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => line.includes('memfd:faultline')).length,
-      threads: fs.readdirSync('/proc/self/task').length,
-    };
-  });
-}
 
 describe('a process that joins and leaves many times', () => {
   it('leaks nothing beside another member, with regions of both, locks, pins and workers that joined, too', async function () {
@@ -31,29 +13,7 @@ describe('a process that joins and leaves many times', () => {
     const cluster = await stays.run(({ cluster: joined }) => joined.address);
     await stays.open('shared', { size: 1 << 20 });
     const comes = await Member.start({ join: false, execArgv: ['--expose-gc'] });
-    const cycles = (times: number): Promise<void> => comes.run(async ({ join, require }, given) => {
-      const { Worker } = require('node:worker_threads') as typeof import('node:worker_threads');
-      for (let cycle = 0; cycle < given.times; cycle++) {
-        const joined = await join({ cluster: given.cluster });
-        const shared = await joined.region('shared');
-        const own = await joined.region(`own ${cycle % 3}`, { size: 1 << 16 });
-        new Int32Array(own.buffer)[0] = ++new Int32Array(shared.buffer)[0];
-        await joined.lock('never released');
-        await own.pin({ offset: 0, length: 100 }, 'write');
-        if (cycle % 5 === 0) {
-          const worker = new Worker(`
-            const { join } = require(${JSON.stringify(require.resolve('faultline'))});
-            join({ cluster: ${JSON.stringify(given.cluster)} }).then(async (cluster) => {
-              const region = await cluster.region('shared');
-              new Int32Array(region.buffer)[1]++;
-              if (${cycle % 2}) await cluster.close();
-              process.exit();
-            });`, { eval: true });
-          await new Promise((resolve) => worker.once('exit', resolve));
-        }
-        await joined.close();
-      }
-    }, { cluster, times }, { within: 100_000 });
+    const cycles = (times: number): Promise<void> => joinAndLeave(comes, cluster, times, 100_000);
     const half = counted(15, 100);
     await cycles(half);
     const first = await resources(comes);

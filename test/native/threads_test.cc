@@ -1,6 +1,8 @@
 // Handlers on many threads against a coordinator, on real tables and the real ring, under ThreadSanitizer: no data race,
 // no lost wake-up, no claim without its answer, and every fault ends.
 #include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <array>
 #include <thread>
@@ -124,10 +126,56 @@ void ring_order() {
   own.close();
 }
 
+// A ring is closed while producers that nobody can stop, handlers for example, still push: none of them may write into a
+// descriptor that has become somebody else's.
+void ring_closes_beside_producers() {
+  for (int round = 0; round < 50; round++) {
+    RequestRing own;
+    test::check(own.open(), "a ring opens");
+    std::atomic<bool> over{false};
+    std::atomic<int> pushed{0};
+    std::vector<std::thread> producers;
+    for (int i = 0; i < 2; i++) {
+      producers.emplace_back([&] {
+        // Fewer than the ring has room for: nobody pops after the end.
+        for (int n = 0; n < 2000 && !over; n++) {
+          own.push({kRingFree, 1, 0, 0, 0});
+          pushed++;
+          sched_yield();
+        }
+      });
+    }
+    RingRecord record;
+    while (pushed < 100) {
+      while (own.pop(record)) {
+      }
+      own.sleep();
+      sched_yield();
+    }
+    own.sleep();
+    own.close();
+    // The lowest free number: the one that has just been closed.
+    const int next = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    const int until = pushed + 20;
+    for (int tries = 0; pushed < until && tries < 10'000; tries++) {
+      while (own.pop(record)) {
+      }
+      own.sleep();
+      sched_yield();
+    }
+    over = true;
+    for (std::thread& producer : producers) producer.join();
+    uint64_t count = 0;
+    test::check(read(next, &count, sizeof count) < 0, "nothing was written to a descriptor that came after the ring's");
+    close(next);
+  }
+}
+
 }  // namespace
 
 int main() {
   ring_order();
+  ring_closes_beside_producers();
   test::check(ring.open(), "the ring opens");
   std::thread server(coordinator);
   std::vector<std::thread> threads;

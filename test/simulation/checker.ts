@@ -16,7 +16,7 @@ export class Violation extends Error {
 export interface Cell { data: number; signal: number }
 
 /** mixed: something else has written meanwhile, or may have, before it or after it. */
-interface Pending { cell: Cell; mixed: boolean }
+interface Pending { cell: Cell; mixed: boolean; member: SimulatedMember; deaths: number }
 
 interface Page {
   /** What a load may return: more than one only while a restore or a discard is under way beside stores. */
@@ -34,6 +34,8 @@ export class Checker {
   private readonly pages = new Map<number, Page>();
   private readonly holders = new Map<string, { member: MemberId; thread: number; shared: boolean }[]>();
   private readonly arrived = new Map<string, number>();
+  /** What members wrote that were out of the view. */
+  private readonly ghosts = new Set<number>();
   private tokens = new Map<string, bigint>();
   private nextPending = 0;
   private values = 0;
@@ -66,6 +68,7 @@ export class Checker {
     const same = (other: Cell): boolean => other.data === cell.data && other.signal === cell.signal;
     const fine = state.accept.some(same) || [...state.pending.values()].some(({ cell: wanted }) => same(wanted));
     if (!fine) {
+      if (this.ghosts.has(cell.data)) throw new Violation('no-zombie', `member ${member.id} reads ${cell.data} in page ${page}, which somebody wrote who was out of the view\n${this.words(page)}`);
       throw new Violation('latest-value', `member ${member.id} reads ${JSON.stringify(cell)} in page ${page}, where ${state.accept.map((one) => JSON.stringify(one)).join(' or ')} was written last\n${this.words(page)}`);
     }
     state.accept = [cell];
@@ -77,30 +80,32 @@ export class Checker {
     member.words[at + DATA] = cell.data;
     member.words[at + MIRROR] = cell.data;
     member.words[at + SIGNAL] = cell.signal;
-    if (!this.world.inView(member.id)) return;
+    if (!this.world.inView(member.id)) return void this.ghosts.add(cell.data);
     const state = this.page(page);
     state.accept = [cell];
     for (const pending of state.pending.values()) pending.mixed = true;
   }
 
   /** A restore or a discard begins: from now on, until it is answered, loads may or may not show it. */
-  beginChange(page: number, cell: Cell): number {
+  beginChange(member: SimulatedMember, page: number, cell: Cell): number {
     const id = ++this.nextPending;
     const { pending } = this.page(page);
     for (const other of pending.values()) other.mixed = true;
-    pending.set(id, { cell, mixed: pending.size > 0 });
+    pending.set(id, { cell, mixed: pending.size > 0, member, deaths: this.world.deaths });
     return id;
   }
 
-  endChange(page: number, id: number, done: boolean): void {
+  endChange(page: number, id: number, answered: boolean): void {
     const state = this.page(page);
     const pending = state.pending.get(id);
     state.pending.delete(id);
     if (pending === undefined) return;
+    // Whom the others gave up may have done it to nobody's bytes but its own; and a home that died may have done it, or not.
+    const done = answered && this.world.inView(pending.member.id) && pending.deaths === this.world.deaths;
     if (done && !pending.mixed) state.accept = [pending.cell];
     else state.accept.push(pending.cell);
     // Refused, or the asker was given up meanwhile: it may still happen, at any time.
-    if (!done) state.pending.set(id, { cell: pending.cell, mixed: true });
+    if (!done) state.pending.set(id, { ...pending, mixed: true });
   }
 
   // ---- mappings -----------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ export class Checker {
         for (let page = first; page < first + count; page++) if (member.isHome(page) && this.world.inView(member.id) && other.mapping[page] !== 0) throw new Violation('no-needless-loss', `page ${page} is lost at member ${member.id}, and member ${other.id} can read it\n${this.words(page)}`);
       }
     }
-    if (plan.kills + plan.pauses + plan.breaks === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
+    if (plan.kills + plan.pauses + plan.breaks + plan.partitions + plan.stalls + plan.triggers.length === 0) throw new Violation('no-needless-loss', `pages ${JSON.stringify(runs)} are lost at member ${member.id}, and nobody died`);
   }
 
   // ---- locks, barriers, waits ---------------------------------------------------------------------------------------
@@ -184,7 +189,7 @@ export class Checker {
   waitEnds(key: number, result: unknown): void {
     const wait = this.waits.get(key);
     this.waits.delete(key);
-    if (wait?.owed && result === 'timed-out') throw new Violation('no-lost-wakeup', `a wait of member ${wait.asker} on page ${wait.page} timed out, although a notify came while it was queued`);
+    if (wait?.owed && result === 'timed-out' && this.world.inView(wait.asker)) throw new Violation('no-lost-wakeup', `a wait of member ${wait.asker} on page ${wait.page} timed out, although a notify came while it was queued`);
   }
 
   atEnd(): void {

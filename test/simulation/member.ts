@@ -326,6 +326,10 @@ export class SimulatedMember {
     this.native.drop(this.region, page, 1);
   }
 
+  squeeze(page: number): void {
+    this.native.coalesce(this.region, page);
+  }
+
   unpin({ first, count, access }: { first: number; count: number; access: number }): void {
     this.native.unpin(this.region, first, count, access);
   }

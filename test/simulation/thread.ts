@@ -192,6 +192,11 @@ export class Thread {
         });
         return 'done';
       }
+      case 'squeeze': {
+        // The mapping limit has come near: what is held stays so, and is closed.
+        this.member.post(() => this.member.squeeze(page));
+        return 'done';
+      }
       case 'barrier': return 'done';
     }
   }
@@ -220,7 +225,7 @@ export class Thread {
       const bytes = new Uint8Array(PAGE_SIZE);
       const words = new Int32Array(bytes.buffer);
       words[0] = words[1022] = cell.data;
-      const id = checker.beginChange(page, cell);
+      const id = checker.beginChange(this.member, page, cell);
       const { error } = yield* this.ask('restore', page, [page, 1], bytes, (failed) => checker.endChange(page, id, failed === undefined));
       if (error !== undefined && this.isEnd(error)) return 'ended';
     }
@@ -229,7 +234,7 @@ export class Thread {
 
   private *discard(page: number): Program<Access> {
     const { checker } = this.world;
-    const id = checker.beginChange(page, { data: 0, signal: 0 });
+    const id = checker.beginChange(this.member, page, { data: 0, signal: 0 });
     const { error } = yield* this.ask('discard', page, [page * PAGE_SIZE, PAGE_SIZE], undefined, (failed) => checker.endChange(page, id, failed === undefined));
     return error !== undefined && this.isEnd(error) ? 'ended' : 'done';
   }
@@ -311,7 +316,7 @@ export class Thread {
     if (error !== undefined) return this.isEnd(error) ? 'ended' : 'done';
     if (typeof value === 'number') for (const key of queued) {
       const wait = checker.waits.get(key);
-      if (wait !== undefined && !wait.cancelled) wait.owed = true;
+      if (wait !== undefined && !wait.cancelled && this.world.inView(wait.asker)) wait.owed = true;
     }
     return 'done';
   }
@@ -365,7 +370,11 @@ export class Thread {
       settled = true;
       this.resume();
     };
-    member.post(() => void start({ done: settle, failed: settle }), settle);
+    member.post(() => {
+      // As the coordinator answers calls: none while it leaves.
+      if (member.leaving) settle();
+      else start({ done: settle, failed: settle });
+    }, settle);
     while (!settled) yield* this.pause();
     return 'done';
   }

@@ -10,7 +10,7 @@ import { Checker, Violation } from './checker.js';
 import { Choices } from './choices.js';
 import { Events } from './events.js';
 import { SimulatedMember } from './member.js';
-import { drawPlan, type Plan } from './plan.js';
+import { drawPlan, type Plan, type Trigger } from './plan.js';
 import { Thread } from './thread.js';
 
 /** The server of the membership is nobody's member. */
@@ -125,7 +125,7 @@ export class World {
   }
 
   private done(): boolean {
-    return (this.started || this.serverGone) && this.unfinished === 0 && this.pendingFaults === 0;
+    return this.unfinished === 0 && this.pendingFaults === 0 && (this.started || ![...this.members.values()].some((member) => member.up));
   }
 
   private started = false;
@@ -186,7 +186,11 @@ export class World {
     return this.state?.members.some((member) => member.id === id) ?? false;
   }
 
+  /** Members that have been declared dead. */
+  deaths = 0;
+
   private publish(state: ClusterState, left: MemberId[]): void {
+    if (state.epoch !== this.state?.epoch) this.deaths += state.died.length;
     this.state = state;
     this.note(() => `the server publishes state ${state.version}: epoch ${state.epoch}, members ${state.members.map(({ id, leaving }) => (leaving ? `${id} (leaving)` : id)).join(', ')}${state.died.length > 0 ? `, died ${state.died.join(', ')}` : ''}`);
     for (const { id } of state.members) this.send(SERVER, id, { type: 'state', state });
@@ -218,22 +222,55 @@ export class World {
     inject(plan.joins, () => this.join());
     inject(plan.leaves, () => this.some((member) => member.leave()));
     inject(plan.kills, () => this.some((member) => this.kill(member)));
-    inject(plan.pauses, () => this.some((member) => {
-      // Short stops are far more common than those after which it is given up.
-      const length = choices.chance(0.3) ? choices.between(1_000_000, 6_000_000) : choices.between(100, 200_000);
-      this.note(() => `member ${member.id} is stopped for ${length} µs`);
-      member.pausedUntil = Math.max(member.pausedUntil, this.events.now + length);
-    }));
+    inject(plan.pauses, () => this.some((member) => this.pause(member)));
     inject(plan.breaks, () => this.some((member) => {
       const others = [...this.members.values()].filter((other) => other !== member && other.up);
       if (others.length > 0) this.breakConnection(member.id, choices.pick(others).id, choices.chance(0.5));
     }));
+    inject(plan.partitions, () => this.some((member) => this.partition(member)));
+    inject(plan.stalls, () => this.some((member) => this.stall(member)));
     inject(plan.serverGone ? 1 : 0, () => this.loseServer());
   }
 
   private some(what: (member: SimulatedMember) => void): void {
     const candidates = [...this.members.values()].filter((member) => member.up && !member.leaving);
     if (candidates.length > 1) what(this.choices.pick(candidates));
+  }
+
+  private pause(member: SimulatedMember): void {
+    const { choices } = this;
+    // Short stops are far more common than those after which it is given up.
+    const length = choices.chance(0.3) ? choices.between(1_000_000, 6_000_000) : choices.between(100, 200_000);
+    this.note(() => `member ${member.id} is stopped for ${length} µs`);
+    member.pausedUntil = Math.max(member.pausedUntil, this.events.now + length);
+  }
+
+  private readonly counts = new Map<string, number>();
+
+  /** Trouble that the plan wants at this message. */
+  private pull(type: string, arrived: boolean, from: MemberId, to: MemberId): void {
+    const { triggers } = this.plan;
+    if (triggers.length === 0) return;
+    const key = arrived ? `${type} arrived` : type;
+    const nth = (this.counts.get(key) ?? 0) + 1;
+    this.counts.set(key, nth);
+    for (const trigger of triggers) {
+      if (trigger.type !== type || trigger.arrived !== arrived || trigger.nth !== nth) continue;
+      const member = this.members.get(trigger.end === 'from' ? from : to);
+      const other = this.members.get(trigger.end === 'from' ? to : from);
+      if (member === undefined) continue;
+      // Not in the middle of the step that sends it.
+      this.events.after(trigger.delay, SERVER, () => this.strike(trigger, member, other));
+    }
+  }
+
+  private strike({ action }: Trigger, member: SimulatedMember, other: SimulatedMember | undefined): void {
+    const left = [...this.members.values()].filter((one) => one.up && !one.leaving).length;
+    if (!member.up || left < 2) return;
+    if (action === 'die') this.kill(member);
+    else if (action === 'leave') member.leave();
+    else if (action === 'stop') this.pause(member);
+    else if (other !== undefined && other.up) this.breakConnection(member.id, other.id, this.choices.chance(0.5));
   }
 
   private kill(member: SimulatedMember): void {
@@ -255,6 +292,32 @@ export class World {
     // Whoever sent hears of it; in both directions both do.
     for (const [from, about] of both ? [[a, b], [b, a]] : [[a, b]]) {
       this.events.after(this.choices.skewed(200_000), from, () => this.members.get(from)!.suspect(about));
+    }
+  }
+
+  /** Nothing comes from this member any more, or nothing reaches it, or neither. */
+  private partition(member: SimulatedMember): void {
+    const how = this.choices.pick(['both', 'from', 'to'] as const);
+    this.note(() => `a partition: nothing comes ${how === 'both' ? `from or to` : how} member ${member.id}`);
+    for (const other of [...this.members.keys(), SERVER]) {
+      if (other === member.id) continue;
+      if (how !== 'to') this.cut(member.id, other, true);
+      if (how !== 'from') this.cut(other, member.id, true);
+      if (other === SERVER) continue;
+      // Whoever sends into the hole hears of it when the connection's own heartbeats stay out, which is late.
+      for (const [from, about] of [[member.id, other], [other, member.id]]) {
+        this.events.after(this.choices.between(SILENCE, 2 * SILENCE), from, () => this.members.get(from)!.suspect(about));
+      }
+    }
+  }
+
+  /** What this member sends and is sent takes longer for a moment; nothing is lost. */
+  private stall(member: SimulatedMember): void {
+    const until = this.events.now + this.choices.between(1_000, 1_500_000);
+    this.note(() => `messages from and to member ${member.id} wait until ${until - 1_000_000}`);
+    for (const other of [...this.members.keys(), SERVER]) {
+      if (other === member.id) continue;
+      for (const channel of [this.channel(member.id, other), this.channel(other, member.id)]) channel.last = Math.max(channel.last, until);
     }
   }
 
@@ -293,8 +356,10 @@ export class World {
     const { cut } = channel;
     const envelope: Envelope = { from, state: from === SERVER ? this.state?.version ?? 0 : this.members.get(from)!.version, message, payload };
     this.note(() => `${name(from)} -> ${name(to)}: ${describe(message)}`);
+    if (from !== SERVER) this.pull(message.type, false, from, to);
     this.events.at(time, to, () => {
       if (channel.cut !== cut) return;
+      this.pull(message.type, true, from, to);
       if (to === SERVER) this.toServer(envelope);
       else this.members.get(to)?.receive(envelope);
     });

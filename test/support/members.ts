@@ -70,6 +70,8 @@ export interface StepOptions {
 }
 
 export interface StartOptions {
+  /** Another Node.js than this one. */
+  execPath?: string;
   /** As join() takes it; see {@link uniqueCluster}. Not needed with `join: false`. */
   cluster?: string;
   name?: string;
@@ -161,9 +163,10 @@ export class Member {
     const name = options.name ?? `m${startedInTest.length}`;
     const load = options.load ?? 'cjs';
     const node = [...(options.execArgv ?? []), script, load];
+    const execPath = options.execPath ?? process.execPath;
     const [command, args] = options.netns
-      ? ['ip', ['netns', 'exec', options.netns, process.execPath, ...node]]
-      : [process.execPath, node];
+      ? ['ip', ['netns', 'exec', options.netns, execPath, ...node]]
+      : [execPath, node];
     const child = spawn(command, args, {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'], serialization: 'advanced', env: { ...process.env, ...options.env },
     });

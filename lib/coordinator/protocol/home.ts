@@ -32,6 +32,8 @@ interface PageWork {
   begun: boolean;
   recall: { owner: MemberId; version: number } | null;
   invalidations: { members: Set<MemberId>; version: number } | null;
+  /** The version that was invalidated for the entry at the head: it poisons whoever has a claim, so it is never granted again. */
+  retired: number;
   /** LOCKed by a handler, or the home's own copy could not be closed yet. */
   blocked: boolean;
   timer: Timer | null;
@@ -98,7 +100,7 @@ export class Home {
   enqueue(page: number, entry: Entry): void {
     let work = this.works.get(page);
     if (work === undefined) {
-      work = { queue: [], begun: false, recall: null, invalidations: null, blocked: false, timer: null, since: this.timers.now() };
+      work = { queue: [], begun: false, recall: null, invalidations: null, retired: 0, blocked: false, timer: null, since: this.timers.now() };
       this.works.set(page, work);
     } else if (entry.task === undefined && entry.given === undefined) {
       // The same question again (asked anew after a discarded answer): one answer is enough.
@@ -245,6 +247,14 @@ export class Home {
     for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
   }
 
+  /** The member keeps these bytes for a home that is gone. If the directory doesn't say that they are the newest, it need not. */
+  settleUnacknowledged(member: MemberId, first: number, count: number, version: number): void {
+    if (member === this.network.self || !this.view.has(member)) return;
+    for (let page = first; page < first + count; page++) {
+      if (!this.isOwned(page, member, version)) this.outbox.acknowledge('returned', member, this.generationOf(page), page, 1, version);
+    }
+  }
+
   /** Members that a transaction has been waiting for since before `then`. */
   *awaited(then: number): Generator<MemberId> {
     for (const work of this.works.values()) {
@@ -267,7 +277,7 @@ export class Home {
       for (const entry of work.queue) entry.task?.moved(page);
       if (work.begun) {
         const [state, owner, version, low, high] = this.directory(page);
-        this.memory.end(page, state, owner, version, low, high, false);
+        this.memory.end(page, state, owner, unretired(work, version), low, high, false);
       }
       this.forget(page, work);
     }
@@ -322,7 +332,7 @@ export class Home {
     // that it had to give back.
     const asker = this.view.get(entry.from);
     const goes = asker === undefined || (asker.leaving && entry.given === undefined && entry.from !== this.network.self);
-    if (entry.from !== 0 && goes) return this.finish(page, work, state, owner, version, low, high);
+    if (entry.from !== 0 && goes) return this.finish(page, work, state, owner, unretired(work, version), low, high);
     if (entry.given !== undefined) return this.serveGiven(page, work, entry.from, entry.given);
     if (state === DirState.Lost) return this.serveLost(page, work, entry);
     if (state === DirState.Exclusive) {
@@ -363,6 +373,7 @@ export class Home {
     const others = this.view.copyset(low, high).filter((member) => member !== entry.from && member !== this.network.self);
     if (others.length > 0) {
       work.invalidations = { members: new Set(others), version };
+      work.retired = version;
       work.since = this.timers.now();
       this.invalidationsSent += others.length;
       for (const member of others) this.outbox.invalidate(member, this.generationOf(page), page, version, entry.from);
@@ -486,6 +497,7 @@ export class Home {
 
   private finish(page: number, work: PageWork, state: number, owner: number, version: number, low: number, high: number): true {
     work.queue.shift();
+    work.retired = 0;
     const more = work.queue.length > 0;
     this.memory.end(page, state, owner, version, low, high, more);
     if (!more) {
@@ -499,7 +511,7 @@ export class Home {
     const [state, owner, version, low, high] = this.directory(page);
     work.blocked = false;
     work.timer?.cancel();
-    this.finish(page, work, state, owner, version, low, high);
+    this.finish(page, work, state, owner, unretired(work, version), low, high);
     this.advance(page, work);
   }
 
@@ -554,6 +566,11 @@ export class Home {
       }
     }
   }
+}
+
+/** The version with which a page goes on whose head entry is dropped. */
+function unretired(work: PageWork, version: number): number {
+  return work.retired === version ? nextVersion(version) : version;
 }
 
 /** Versions only grow; 0 means "no copy". */

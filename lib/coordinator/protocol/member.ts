@@ -242,6 +242,8 @@ export class Member {
   /** Sends every page that this member owns back to its home, drops its copies; calls back when the homes have the bytes. The views are closed already. */
   giveEverythingBack(done: () => void): void {
     for (const page of [...this.parked.keys()]) this.free(page);
+    // What is still kept for a home is among the holdings, and goes out once more; what a newer grant has replaced is not.
+    this.unacknowledged.clear();
     for (const slice of this.placement.slices) {
       if (slice.home === this.network.self) continue;
       for (const records of this.holdings(slice.first, slice.count)) {

@@ -7,7 +7,6 @@ import { Access, Content, DirState, DIRECTORY_RECORD, Held, HOLDING_RECORD, type
 import { appendBytes } from './outbox.js';
 import type { Home, Service } from './home.js';
 import type { Member } from './member.js';
-import type { Placement } from './placement.js';
 import type { View } from './view.js';
 import { appendPage, type RangeMap } from './ranges.js';
 import type { Loss } from './home.js';
@@ -21,6 +20,8 @@ interface Incoming {
   known: Map<number, Known>;
   /** Members that have not said yet what they hold (rebuild). */
   awaited: Set<MemberId>;
+  /** [member, first, count, version] of bytes that members keep until a home acknowledges them. */
+  unacknowledged: [MemberId, number, number, number][];
   /** The last home has said all that there is. */
   handedOver: boolean;
 }
@@ -45,7 +46,6 @@ export class Moves {
     private readonly network: Network,
     private readonly timers: Timers,
     private readonly view: View,
-    private readonly placement: Placement,
     private readonly home: Home,
     private readonly member: Member,
     private readonly losses: RangeMap<Loss>,
@@ -66,7 +66,7 @@ export class Moves {
     const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
     if (before >= 0) this.home.services.splice(before, 1);
     this.home.services.push(service);
-    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), handedOver: false };
+    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), unacknowledged: [], handedOver: false };
     this.incoming.set(slice.first, incoming);
     if (slice.from === 0 || !this.view.has(slice.from)) this.rebuild(incoming);
   }
@@ -99,6 +99,9 @@ export class Moves {
     const waiting = running?.done ?? this.stranded.get(service.first) ?? [];
     this.stranded.delete(service.first);
     this.memory.closeGate(() => {
+      // Nothing opens a page here any more because it is homed here.
+      const { extentPages } = this.info;
+      this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), false, false);
       this.closeOwn(service, () => {
         this.memory.openGate();
         const outgoing: Outgoing = { service, to, generation, batches: this.batches(service), done: [...waiting, done] };
@@ -132,8 +135,11 @@ export class Moves {
       if (content === Content.Bytes) {
         this.memory.writePages(first, count, payload!, used);
         used += count * pageSize;
-      } else if (content === Content.Zero && state === DirState.Idle && !message.copies[copies].includes(this.network.self)) {
-        this.memory.zero(first * pageSize, count * pageSize);
+      } else if (content === Content.Zero && state === DirState.Idle) {
+        // A copy of that version is zero here, too; that the directory says that there is one is not enough.
+        const stale: [number, number][] = [];
+        for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) !== version) appendPage(stale, page);
+        for (const [start, length] of stale) this.memory.zero(start * pageSize, length * pageSize);
       }
       for (let page = first; page < first + count; page++) {
         incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
@@ -218,9 +224,6 @@ export class Moves {
   answerRebuild(from: MemberId, message: RebuildMessage): void {
     const answer = (records: number[], done: boolean): void =>
       this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
-    // What went home unacknowledged may be older than what was lost with that home; only a home that is still here, on its
-    // way out, can say that it is not.
-    if (!this.placement.hasHomeBefore(message.first, (member) => this.view.has(member))) this.member.forgetUnacknowledged(message.first, message.count);
     // The home before the one that died is still here, on its way out: it hands over to this one instead, when it can.
     // (A home that is to get the slice after the asker has nothing yet; its answer must not wait for the asker's.)
     const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed' && candidate.generation < message.generation);
@@ -255,7 +258,9 @@ export class Moves {
 
   private note(incoming: Incoming, from: MemberId, records: number[]): void {
     for (let i = 0; i < records.length; i += HOLDING_RECORD) {
-      const [first, count, held, version] = records.slice(i, i + HOLDING_RECORD);
+      const [first, count, held, version, unacknowledged] = records.slice(i, i + HOLDING_RECORD);
+      if (unacknowledged !== 0) incoming.unacknowledged.push([from, first, count, version]);
+      // Bytes that were only kept for a home which died may be older than those that it lost.
       if (held !== Held.Shared && held !== Held.Exclusive) continue;
       for (let page = first; page < first + count; page++) {
         const known = incoming.known.get(page);
@@ -307,6 +312,7 @@ export class Moves {
     for (const [first, count] of lost) this.losses.set(first, count, loss);
     if (lost.length > 0) this.home.announceLost(lost, loss);
     for (const page of fetch) this.home.unfetched.add(page);
+    for (const [member, first, count, version] of incoming.unacknowledged) this.home.settleUnacknowledged(member, first, count, version);
     this.member.becomesHome(service.first, service.count);
     this.home.open(service);
     for (const page of fetch) {

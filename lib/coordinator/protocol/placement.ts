@@ -31,11 +31,6 @@ export class Placement {
     return this.former.get(slice.first)?.get(generation) === from;
   }
 
-  /** Is a home from before the present one still there? It is on its way out, then. */
-  hasHomeBefore(first: number, alive: (member: MemberId) => boolean): boolean {
-    return [...(this.former.get(first)?.values() ?? [])].some(alive);
-  }
-
   of(page: number): Slice {
     let low = 0;
     let high = this.slices.length - 1;

@@ -51,7 +51,7 @@ export class RegionProtocol {
     this.wants = new Wants(memory, timers, network.self, (page, access) => this.member.claim(page, access), (page) => this.home.lossOf(page), () => this.flush());
     this.answers = new Answers(info, memory, view, this.home, this.losses);
     this.questions = new Questions(info, network, this.placement, nextId, (message, payload, reply) => this.ask(network.self, message, payload, reply));
-    this.moves = new Moves(info, memory, network, timers, view, this.placement, this.home, this.member, this.losses, () => this.flush());
+    this.moves = new Moves(info, memory, network, timers, view, this.home, this.member, this.losses, () => this.flush());
     for (const slice of info.slices) {
       if (slice.home !== network.self) continue;
       if (slice.from === 0 && slice.lostHome === 0) this.moves.adopt(slice);

@@ -1,0 +1,45 @@
+import assert from 'node:assert/strict';
+import { checkRegisters, type Access } from './checker.js';
+
+function access(kind: Access['kind'], value: number, start: number, end: number, location = 0): Access {
+  return { member: kind, location, kind, value, start, end };
+}
+const rules = (accesses: Access[]): string[] => checkRegisters(accesses).map(({ rule }) => rule);
+
+describe('chaos: the checker of registers', () => {
+  it('accepts a read of the latest write, and of either of two writes that overlap it', () => {
+    assert.deepEqual(rules([access('read', 0, 0, 1), access('write', 1, 2, 3), access('read', 1, 4, 5)]), []);
+    for (const seen of [1, 2]) {
+      assert.deepEqual(rules([access('write', 1, 0, 9), access('write', 2, 0, 9), access('read', seen, 10, 11)]), []);
+    }
+  });
+
+  it('accepts that the last write of a member that died is seen, or never is', () => {
+    const history = [access('write', 1, 0, 1), access('write', 2, 2, Infinity)];
+    assert.deepEqual(rules([...history, access('read', 1, 5, 6)]), []);
+    assert.deepEqual(rules([...history, access('read', 2, 5, 6)]), []);
+  });
+
+  it('finds a forged stale read', () => {
+    assert.deepEqual(rules([access('write', 1, 0, 1), access('write', 2, 2, 3), access('read', 1, 4, 5)]), ['stale-read']);
+  });
+
+  it('finds a stale read of what was there before the first write', () => {
+    assert.deepEqual(rules([access('write', 1, 0, 1), access('read', 0, 2, 3)]), ['stale-read']);
+  });
+
+  it('finds two readers that saw two writes in different orders', () => {
+    const history = [access('write', 1, 0, 20), access('write', 2, 0, 20)];
+    const reads = [access('read', 1, 1, 2), access('read', 2, 3, 4), access('read', 1, 5, 6), access('read', 2, 7, 8)];
+    assert.deepEqual(rules([...history, ...reads]), ['order-of-reads']);
+  });
+
+  it('finds values that nobody wrote, or that were written only later', () => {
+    assert.deepEqual(rules([access('read', 7, 0, 1)]), ['value-from-nowhere']);
+    assert.deepEqual(rules([access('read', 7, 0, 1), access('write', 7, 2, 3)]), ['value-from-the-future']);
+  });
+
+  it('keeps locations apart', () => {
+    assert.deepEqual(rules([access('write', 1, 0, 1, 0), access('write', 2, 2, 3, 1), access('read', 1, 4, 5, 0)]), []);
+  });
+});

@@ -1,0 +1,277 @@
+// Page words and directory words under arbitrary sequences of transitions, of several threads and a coordinator. The input
+// is a list of steps; a small model beside it keeps what each actor may do next (who holds BUSY, which threads sleep on
+// which value, who has pinned). After every step the words must agree with the model:
+//   one-busy         BUSY is set exactly while somebody holds it
+//   open-held        a mapping is open no further than HELD allows
+//   pins, unresumed  are as many as there are pinners and counted threads
+//   no-lost-wakeup   who sleeps on the present value of a word sleeps for a BUSY stretch or a claim, whose end wakes
+//   told-again       a coordinator that was deferred either is told by DEFER, or has a time after which it may try again
+//   poison           an answer that is installed is newer than what has been retired meanwhile
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "../../native/directory.h"
+
+using namespace faultline;
+
+namespace {
+
+constexpr int kThreads = 4;
+
+enum Holder { kNobody, kThread, kHomeThread, kInstaller, kCloser, kFinisher };
+
+struct Thread {
+  bool faulting = false;
+  bool registered = false;
+  bool asleep = false;
+  uint32_t access = kRead;
+  uint32_t futex = 0;
+};
+
+struct World {
+  PageEntry page{};
+  DirectoryEntry directory{};
+  Thread threads[kThreads];
+  uint32_t pins[2] = {};
+  Holder holder = kNobody;
+  int who = 0;             // kThread, kHomeThread: which
+  uint32_t grant = 0;      // kHomeThread, kInstaller
+  uint32_t installing = 0; // kInstaller: the version
+  bool close_keeps = false, close_unacked = false;
+  uint32_t version = 1;    // the newest that a home has given
+  uint32_t retired = 0;    // the newest that was retired since the claim
+  bool deferred = false;   // a coordinator waits for DEFER or time
+  bool home = false;
+  bool transaction = false;
+  uint32_t now = 0xffffff00;  // so that times and their wrap are both met
+};
+
+const char* step_name = "";
+
+void require(bool holds, const World& w, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "transitions: %s, after %s: page word %016llx, directory word %016llx\n", what, step_name,
+               static_cast<unsigned long long>(w.page.word.load()), static_cast<unsigned long long>(w.directory.word.load()));
+  abort();
+}
+
+void settle(World& w, After after) {
+  if (after.wake) for (Thread& thread : w.threads) thread.asleep = false;
+  if (after.ring) w.deferred = false;
+}
+
+void check(const World& w) {
+  const uint64_t word = w.page.word.load();
+  require(((word & kBusy) != 0) == (w.holder != kNobody), w, "one-busy");
+  require(open(word) != kSacrificed && open_allows(word) <= allows(held(word)), w, "open-held");
+  require(read_pins(word) == w.pins[0] && write_pins(word) == w.pins[1], w, "pins");
+  uint32_t registered = 0;
+  for (const Thread& thread : w.threads) {
+    registered += thread.registered;
+    if (!thread.asleep || thread.futex != static_cast<uint32_t>(word)) continue;
+    require((word & (kBusy | kPendMask)) != 0 && (word & kSleepers) != 0, w, "no-lost-wakeup");
+  }
+  require(unresumed(word) == registered, w, "unresumed");
+  if (w.deferred) require((word & kDefer) != 0 || deferral(w.page, w.now) >= 0, w, "told-again");
+  const uint64_t entry = w.directory.word.load();
+  require(((entry & kTxn) != 0) == w.transaction, w, "one-transaction");
+  require(((entry & kLock) != 0) == (w.holder == kHomeThread), w, "one-lock");
+  require(!((entry & kTxn) && (entry & kLock)), w, "a home serves in one way at a time");
+}
+
+// One thread in the handler goes a step further.
+void thread_step(World& w, int number, uint32_t access) {
+  Thread& thread = w.threads[number];
+  if (w.holder == kThread && w.who == number) {
+    step_name = "reopen";
+    w.holder = kNobody;
+    return settle(w, finish(w.page, open_of(held(w.page.word.load()))));
+  }
+  if (w.holder == kHomeThread && w.who == number) {
+    step_name = "unlock_home";
+    w.holder = kNobody;
+    const HomeAfter after = unlock_home(w.page, w.directory, w.grant, open_of(w.grant), w.now);
+    return settle(w, {after.page.wake, after.page.ring || after.ring});
+  }
+  // A sleeper whose value has passed, or who was woken, looks again.
+  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) return;
+  thread.asleep = false;
+  if (!thread.faulting) {
+    thread.faulting = true;
+    thread.access = access;
+  }
+  step_name = "fault";
+  Decision decision = fault(w.page, thread.access, w.home, thread.registered);
+  if (decision.step == Step::kHome) {
+    const HomeLock locked = lock_home(w.page, w.directory, thread.access, false, w.grant);
+    if (locked == HomeLock::kLocked) {
+      step_name = "lock_home";
+      w.holder = kHomeThread;
+      w.who = number;
+      return;
+    }
+    if (locked == HomeLock::kRefusedAndRing) settle(w, {false, true});
+    decision = fault(w.page, thread.access, false, thread.registered);
+  }
+  switch (decision.step) {
+    case Step::kReturn:
+      require(open_allows(w.page.word.load()) >= thread.access, w, "a thread that goes on may do so");
+      [[fallthrough]];
+    case Step::kLost:
+      thread.faulting = false;
+      if (thread.registered) {
+        thread.registered = false;
+        step_name = "resume";
+        settle(w, resume(w.page, w.now));
+      }
+      return;
+    case Step::kReopen:
+      w.holder = kThread;
+      w.who = number;
+      return;
+    case Step::kClaimed:
+      w.retired = 0;
+      [[fallthrough]];
+    case Step::kSleep:
+      require(decision.futex == static_cast<uint32_t>(w.page.word.load()), w, "a thread sleeps on the value that it left");
+      thread.asleep = true;
+      thread.futex = decision.futex;
+      return;
+    default: return;
+  }
+}
+
+void close_with(World& w, CloseStep step, bool keep, bool unacked) {
+  if (step == CloseStep::kDeferred) w.deferred = true;
+  if (step != CloseStep::kClose) return;
+  w.holder = kCloser;
+  w.close_keeps = keep;
+  w.close_unacked = unacked;
+}
+
+void coordinator_step(World& w, uint8_t what, uint8_t argument) {
+  const bool flag = argument & 1;
+  switch (what) {
+    case 0: {
+      step_name = "begin_install";
+      const uint32_t version = w.version - (argument >> 1) % 3;
+      bool was_open = false;
+      const bool poisoned = (w.page.word.load() & kPoison) != 0;
+      const InstallStep step = begin_install(w.page, version, was_open);
+      if (step == InstallStep::kBusyPage) w.deferred = true;
+      if (step != InstallStep::kBegun) return;
+      require(!poisoned || after(version, w.page.poison.load()), w, "poison");
+      w.holder = kInstaller;
+      w.installing = version;
+      w.grant = flag ? kExclusive : kShared;
+      // Whoever installs over an open mapping closes it before new bytes come.
+      return;
+    }
+    case 1: step_name = "begin_invalidate"; return close_with(w, begin_invalidate(w.page, w.version - (argument >> 1) % 3, w.now), false, false);
+    case 2: {
+      step_name = "begin_recall";
+      bool bytes = false;
+      bool keep = flag;
+      const CloseStep step = begin_recall(w.page, w.page.version.load() - (argument >> 2) % 2, keep, argument & 2, w.now, bytes);
+      return close_with(w, step, keep, bytes);
+    }
+    case 3: step_name = "begin_downgrade"; return close_with(w, begin_downgrade(w.page, flag, w.now), flag, false);
+    case 4: step_name = "begin_drop"; if (begin_drop(w.page)) { w.holder = kCloser; w.close_keeps = w.close_unacked = false; } return;
+    case 5: step_name = "begin_coalesce"; if (begin_coalesce(w.page, flag)) w.holder = kFinisher; return;
+    case 6: step_name = "begin_closing"; if (begin_closing(w.page)) w.holder = kFinisher; return;
+    case 7: step_name = "abandon"; return settle(w, abandon(w.page));
+    case 8: {
+      step_name = "lose";
+      // Losses are told of pages of which nobody has a copy: see docs/transitions.md.
+      if (allows(held(w.page.word.load())) != 0) return;
+      After result;
+      if (lose(w.page, 3, 4, result)) settle(w, result);
+      return;
+    }
+    case 9: step_name = "find"; return settle(w, find(w.page));
+    case 10: step_name = "returned"; return returned(w.page, w.version - argument % 2);
+    case 11: {
+      step_name = "claim";
+      const Claimed claimed = claim(w.page, flag ? kWrite : kRead, w.home);
+      if (claimed == Claimed::kReopen) w.holder = kFinisher;
+      if (claimed == Claimed::kBusy) w.deferred = true;
+      return;
+    }
+    case 12: {
+      const int kind = flag;
+      step_name = "pin";
+      if (w.pins[kind] < 3 && pin(w.page, kind ? kWrite : kRead)) w.pins[kind]++;
+      return;
+    }
+    case 13: {
+      const int kind = flag;
+      step_name = "unpin";
+      if (w.pins[kind] == 0) return;
+      w.pins[kind]--;
+      return settle(w, unpin(w.page, kind ? kWrite : kRead));
+    }
+    case 14: {
+      step_name = "begin";
+      const uint64_t before = w.directory.word.load();
+      const Begun begun = begin(w.directory);
+      require((begun == Begun::kRunning) == ((before & kTxn) != 0), w, "a transaction runs once");
+      if (begun == Begun::kBegun) w.transaction = true;
+      return;
+    }
+    case 15: {
+      step_name = "end";
+      if (!w.transaction) return;
+      w.transaction = (argument & 4) != 0;
+      end(w.directory, argument & 3, argument >> 4, ++w.version, argument & 8 ? 2 : 0, w.transaction);
+      const uint64_t word = w.directory.word.load();
+      require(state_of(word) == (argument & 3u) && owner_of(word) == argument >> 4u && version_of(word) == w.version, w, "a record reads as it was written");
+      return;
+    }
+    case 16: step_name = "time"; w.now += uint32_t{argument} * argument; w.deferred = w.deferred && (w.page.word.load() & kDefer); return;
+    case 17: step_name = "home"; w.home = flag; return;
+    default: w.version++; return;
+  }
+}
+
+// Whoever holds BUSY lets go.
+void finish_busy(World& w, bool opens) {
+  const Holder holder = w.holder;
+  w.holder = kNobody;
+  switch (holder) {
+    case kInstaller:
+      step_name = "end_install";
+      return settle(w, end_install(w.page, w.installing, w.grant, opens ? open_of(w.grant) : uint32_t{kOpenNone}, w.now));
+    case kCloser:
+      step_name = "end_close";
+      return settle(w, end_close(w.page, w.close_keeps, w.close_unacked, w.close_keeps && opens ? uint32_t{kOpenRead} : uint32_t{kOpenNone}));
+    case kFinisher:
+      step_name = "finish";
+      return settle(w, finish(w.page, opens ? open_of(held(w.page.word.load())) : uint32_t{kOpenNone}));
+    default: w.holder = holder;
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  World w;
+  for (size_t i = 0; i + 1 < size; i += 2) {
+    const uint8_t step = data[i];
+    const uint8_t argument = data[i + 1];
+    if (step < 96) thread_step(w, step % kThreads, argument & 1 ? kWrite : kRead);
+    else if (step < 128) finish_busy(w, argument & 1);
+    else coordinator_step(w, (step - 128) % 19, argument);
+    check(w);
+  }
+  // At the end everybody finishes, and nothing is left behind: who sleeps, sleeps for a claim that nobody has answered.
+  finish_busy(w, true);
+  for (int i = 0; i < kThreads; i++) if (w.holder != kNobody && w.who == i) thread_step(w, i, kRead);
+  check(w);
+  settle(w, abandon(w.page));
+  for (int i = 0; i < kThreads; i++) {
+    require(!w.threads[i].asleep || w.threads[i].futex != static_cast<uint32_t>(w.page.word.load()), w, "an abandoned claim wakes everybody");
+  }
+  return 0;
+}
