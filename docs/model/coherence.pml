@@ -409,6 +409,7 @@ inline ask(p, held_) {
 }
 
 inline poisonClaim(p, version_) {
+  skip;
 #ifndef MUTANT_NO_POISON
   if
   :: my(p).pend != 0 ->
@@ -420,11 +421,7 @@ inline poisonClaim(p, version_) {
 }
 
 /* must_wait: who waits for an upgrade waits for the close. */
-#ifdef MUTANT_CLOSE_WHILE_BUSY
-#define mustWait(p) 0
-#else
 #define mustWait(p) (my(p).busy || (my(p).resident && my(p).pend == 0))
-#endif
 
 inline park(p, kind_, version_, keep_, wants_, from_, g_) {
   my(p).parked = kind_; my(p).parkedVersion = version_; my(p).parkedKeep = keep_;
@@ -792,7 +789,9 @@ inline retry(p) {
   fi
 }
 
-#ifndef GIVES_WAY
+#ifdef STRADDLE
+#define GIVES_WAY || m == 1
+#else
 #define GIVES_WAY
 #endif
 
