@@ -62,6 +62,7 @@
 #define ASKED 0
 #define GIVEN 1
 #define FETCH 2
+#define PUNCHED_OUT 99
 #define NOBODY 9
 #define NOT_YET 9
 
@@ -76,7 +77,7 @@ hidden byte one_writer = 1, latest_value = 1, no_lost_dirty = 1, lost_only_witho
 #define ENOUGH_ROOM(holds) assert(room && (holds))
 #define OWN_GRANT_COUNTS(holds) assert(own_grant && (holds))
 #define RUNG_ONCE(holds) assert(rung_once && (holds))
-mtype = { REQUEST, DATA, RECALL, RECALLED, RETURNED, GIVE_BACK, INVALIDATE, INVALIDATED, REBUILD, HOLDINGS, DROPPED };
+mtype = { REQUEST, DATA, RECALL, RECALLED, RETURNED, GIVE_BACK, INVALIDATE, INVALIDATED, REBUILD, HOLDINGS };
 
 /* One channel for each pair: type, page, version, access or grant or keep, are there bytes, bytes, sender's state, generation. */
 chan net[N * N] = [ROOM] of { mtype, byte, byte, byte, bit, byte, byte, bit };
@@ -278,7 +279,11 @@ inline grantSelf(p, version_, grant_) {
   fi
 }
 
+#ifdef MUTANT_RETIRED_VERSION_GRANTED
+#define unretired() skip
+#else
 #define unretired() if :: directory[d].retired -> directory[d].version++ :: else fi
+#endif
 
 /* Home.serve: one step for the entry at the head. `stuck`: it must wait for this member's own copy. */
 inline serve(p) {
@@ -314,7 +319,7 @@ inline serve(p) {
       if
       :: !stuck ->
 #ifdef MUTANT_NO_HELD_VERSION
-        same = (heldVersion != 0 && (directory[d].copies & bit(who)));
+        same = ((directory[d].copies & bit(who)) != 0);
 #else
         same = (heldVersion != 0 && heldVersion == directory[d].version && (directory[d].copies & bit(who)));
 #endif
@@ -366,7 +371,7 @@ inline serve(p) {
         if
         :: !stuck ->
 #ifdef MUTANT_NO_HELD_VERSION
-          same = (heldVersion != 0 && (directory[d].copies & bit(who)));
+          same = ((directory[d].copies & bit(who)) != 0);
 #else
 #ifdef MUTANT_UPGRADE_OF_INVALIDATED
           same = (heldVersion != 0);
@@ -460,7 +465,11 @@ inline recall(p, version_, keep_, wants_, from_, g_) {
     if :: closes || !has -> poisonClaim(p, version_) :: else fi;
     if
     :: closes ->
+#ifdef MUTANT_RECALL_KEEPS_EXCLUSIVE
+      my(p).held = (keeps -> EXCLUSIVE : INVALID);
+#else
       my(p).held = (keeps -> SHARED : INVALID);
+#endif
       my(p).resident = 0;
 #ifndef MUTANT_NO_UNACKED
       if :: has -> my(p).unacked = 1 :: else fi
@@ -528,8 +537,10 @@ inline note(d_, from_, held_, version_) {
     directory[d_].state = OWNED; directory[d_].owner = from_; directory[d_].version = version_; directory[d_].copies = 0
   :: held_ == SHARED && (directory[d_].state == UNKNOWN || directory[d_].version < version_) ->
     directory[d_].state = IDLE; directory[d_].version = version_; directory[d_].copies = bit(from_)
+#ifndef MUTANT_REBUILD_FORGETS_ONE
   :: held_ == SHARED && directory[d_].state == IDLE && directory[d_].version == version_ ->
     directory[d_].copies = directory[d_].copies | bit(from_)
+#endif
   :: else
   fi
 }
@@ -611,6 +622,9 @@ inline newView(p) {
     :: homeOf(p, state[m]) == m ->
       directory[at(1, p)].state = UNKNOWN; directory[at(1, p)].awaited = views[state[m]] & ~bit(m);
       note(at(1, p), m, my(p).held, my(p).version);
+#ifdef MUTANT_SERVES_BEFORE_HOLDINGS
+      directory[at(1, p)].awaited = 0;
+#endif
       k = 0;
       do
       :: k < N ->
@@ -722,7 +736,11 @@ inline invariants() {
 
 #define headIsOf(c, s) c?[_, _, _, _, _, _, s, _]
 /* A message from a state that this member does not know yet waits, and with it what its sender sent later. */
+#ifdef MUTANT_EARLY_MESSAGE_DROPPED
+#define due(i) (len(net[(i) * N + m]) > 0)
+#else
 #define due(i) (headIsOf(net[(i) * N + m], 0) || (state[m] >= 1 && headIsOf(net[(i) * N + m], 1)) || (state[m] >= 2 && headIsOf(net[(i) * N + m], 2)))
+#endif
 
 inline receive(sender) {
   from = sender;
@@ -730,6 +748,9 @@ inline receive(sender) {
   if
 #ifndef MUTANT_STALE_SENDER_ACCEPTED
   :: !inView(from, state[m])
+#endif
+#ifdef MUTANT_EARLY_MESSAGE_DROPPED
+  :: s > state[m]
 #endif
 #ifndef MUTANT_STALE_GENERATION_ACCEPTED
   :: inView(from, state[m]) && type != RETURNED && g != generationOf(page, state[m])
@@ -765,7 +786,6 @@ inline receive(sender) {
       directory[d].awaited = directory[d].awaited & ~bit(from);
       if :: directory[d].awaited == 0 -> complete(page) :: else fi
 #endif
-    :: type == DROPPED -> directory[d].copies = directory[d].copies & ~bit(from)
     fi
   fi
 }
@@ -810,7 +830,9 @@ end:
     :: d_step { wants[m] != 0 && looks(missing(wants[m])) -> look() }
     /* The coordinator finds what a handler has rung. */
     :: d_step { my(0).rung -> my(0).rung = 0; v = my(0).asked; my(0).asked = 0; ask(0, v) }
+#ifndef MUTANT_DEFERRED_FORGOTTEN
     :: d_step { again(0) -> retry(0) }
+#endif
 #if P > 1
     :: d_step { my(1).rung -> my(1).rung = 0; v = my(1).asked; my(1).asked = 0; ask(1, v) }
     :: d_step { again(1) -> retry(1) }
@@ -842,10 +864,7 @@ end:
 #endif
 #if DROP > 0
     :: d_step { lives(m) && dropLeft[m] < DROP && wants[m] == 0 && homeOf(0, state[m]) != m && my(0).held == SHARED && my(0).pend == 0 && !my(0).unacked && !my(0).busy ->
-        dropLeft[m]++; my(0).held = INVALID; my(0).resident = 0;
-#ifdef MUTANT_DROPPED_BY_MESSAGE
-        tell = homeOf(0, state[m]); send(tell, DROPPED, 0, 0, 0, 0, 0, generationOf(0, state[m]));
-#endif
+        dropLeft[m]++; my(0).held = INVALID; my(0).resident = 0; my(0).value = PUNCHED_OUT;
         }
 #endif
 #if defined(DEATH) || defined(JOIN)
@@ -937,6 +956,6 @@ init {
 }
 
 #ifdef PROGRESS
-/* every-fault-ends, of member 1 (0 is the home): by weak fairness among members. */
-ltl every_fault_ends { [] ((wants[1] != 0) -> <> (wants[1] == 0)) }
+/* every-fault-ends, of member 1 (0 is the home), unless it is taken out: by weak fairness among members. */
+ltl every_fault_ends { [] ((wants[1] != 0) -> <> (wants[1] == 0 || !inView(1, agreed))) }
 #endif
