@@ -73,7 +73,7 @@ check() {
   case "$verdict" in
     clean) row "$name" "$kind" "$states" "$depth" "$elapsed" none ;;
     error) row "$name" "$kind" "$states" "$depth" "$elapsed" "${assertion:-error}" ;;
-    incomplete) row "$name" "$kind" "${states:--}" "${depth:--}" "$elapsed" "INCOMPLETE after $limit s" ;;
+    incomplete) row "$name" "$kind" "${states:--}" "${depth:--}" "$elapsed" "INCOMPLETE (limit $limit s)" ;;
   esac
   if [ "$verdict" = clean ]; then return; fi
   failed=1
@@ -116,9 +116,18 @@ if [ "$mode" = mutants ]; then
   mutant safety EARLY_MESSAGE_DROPPED -DN=3 -DJOIN
   mutant safety NO_POISON -DN=2 -DACCESSES=3 -DBUSY=2 -DDROP=1 -DEARLY=1
   mutant safety DISCARDED_NOT_ASKED_AGAIN -DN=2 -DACCESSES=3 -DBUSY=2 -DDROP=1 -DEARLY=1
-  mutant progress RETIRED_VERSION_GRANTED -DN=3 -DDEATH
+  mutant safety VERSION_NOT_RAISED -DN=2 -DACCESSES=3 -DBUSY=2 -DDROP=1 -DEARLY=1
+  mutant progress DEFERRED_FORGOTTEN -DN=2 -DACCESSES=2
   # What is caught must be the bug, not the configuration: without a bug each of them is clean.
-  check yes safety 300 'no bug' -DN=3 -DDEATH
+  row 'without a bug' switches states depth seconds errors
+  check yes safety 60 '2 members' -DN=2 -DACCESSES=2
+  check yes safety 60 '2 members, dropped' -DN=2 -DACCESSES=2 -DDROP=1
+  check yes safety 120 '2 members, everything' -DN=2 -DACCESSES=3 -DBUSY=2 -DDROP=1 -DEARLY=1
+  check yes safety 60 '3 members' -DN=3 -DACCESSES=2
+  check yes safety 60 '3 members, a death' -DN=3 -DDEATH
+  check yes safety 120 '4 members, a death' -DN=4 -DDEATH
+  check yes safety 60 '3 members, a join' -DN=3 -DJOIN
+  check yes progress 60 '2 members' -DN=2 -DACCESSES=2
 else
   row configuration search states depth seconds errors
   row --- --- ---: ---: ---: ---
@@ -130,6 +139,8 @@ else
   check yes safety 60 '2 members, 2 pages and homes' -DN=2 -DP=2 -DSPREAD -DACCESSES=2
   check yes safety 60 '2 members, both pages at once' -DN=2 -DP=2 -DSPREAD -DSTRADDLE -DACCESSES=2 -DEARLY=2
   check yes progress 60 '2 members, 2 accesses' -DN=2 -DACCESSES=2
+  check no progress 120 '3 members, a death' -DN=3 -DDEATH
+  check no safety 120 '2 members, 3 accesses, everything' -DN=2 -DACCESSES=3 -DBUSY=2 -DDROP=1 -DEARLY=1
   check no safety 300 '3 members, 2 accesses, a death' -DN=3 -DDEATH -DACCESSES=2
   check no safety 300 '3 members, 2 accesses, copies that go early' -DN=3 -DACCESSES=2 -DEARLY=1
 fi

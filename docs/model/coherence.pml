@@ -279,11 +279,7 @@ inline grantSelf(p, version_, grant_) {
   fi
 }
 
-#ifdef MUTANT_RETIRED_VERSION_GRANTED
-#define unretired() skip
-#else
 #define unretired() if :: directory[d].retired -> directory[d].version++ :: else fi
-#endif
 
 /* Home.serve: one step for the entry at the head. `stuck`: it must wait for this member's own copy. */
 inline serve(p) {
@@ -752,9 +748,7 @@ inline receive(sender) {
 #ifdef MUTANT_EARLY_MESSAGE_DROPPED
   :: s > state[m]
 #endif
-#ifndef MUTANT_STALE_GENERATION_ACCEPTED
   :: inView(from, state[m]) && type != RETURNED && g != generationOf(page, state[m])
-#endif
   :: else ->
     d = at(g, page);
     if
