@@ -72,7 +72,12 @@ hidden byte one_writer = 1, latest_value = 1, no_lost_dirty = 1, lost_only_witho
 #define LATEST_VALUE(holds) assert(latest_value && (holds))
 #define NO_LOST_DIRTY(holds) assert(no_lost_dirty && (holds))
 #define LOST_ONLY_WITHOUT_COPIES(holds) assert(lost_only_without_copies && (holds))
+#ifdef PROGRESS
+/* Here the formula has to say so. */
+#define EVERY_FAULT_ENDS(holds) skip
+#else
 #define EVERY_FAULT_ENDS(holds) assert(every_fault && (holds))
+#endif
 /* Channels and queues are long enough: a bound of the model, not of the code. */
 #define ENOUGH_ROOM(holds) assert(room && (holds))
 #define OWN_GRANT_COUNTS(holds) assert(own_grant && (holds))
