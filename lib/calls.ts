@@ -25,6 +25,8 @@ export interface CoordinatorSettings {
   insecure: boolean;
   /** ms of silence of a live peer after which a fault is somebody's failure. */
   faultTimeout: number;
+  /** 'auto': faults go over lanes where they can. */
+  lane: 'auto' | 'off';
   /** ms: how long joining may take. */
   joinTimeout: number;
 }

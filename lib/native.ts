@@ -136,6 +136,10 @@ export interface NativeRegionStats {
   /** bytes received into pages / zero pages and valid copies that travelled without bytes */
   installedBytes: number; installedWithoutBytes: number;
   invalidatedPages: number; recalledPages: number;
+  /** on lanes, as the one that asks: faults served, referred to the coordinator, broken off; pages read ahead; messages sent and received */
+  laneFaults: number; laneReferred: number; laneBroken: number; lanePagesAhead: number; laneMessages: number;
+  /** and as a page server: questions, pages and bytes sent */
+  laneServed: number; lanePagesOut: number; laneBytesOut: number;
   residentPages: number;
   /** µs waited by threads in remote faults: counts, one for each bucket */
   waitHistogram: number[];
@@ -205,6 +209,20 @@ export interface Native {
   gateDrained(member: number): boolean;
   gateOpen(member: number, epoch: number): void;
 
+  // lanes: sockets on which faulting threads ask other members' page servers
+  /** Starts the member's page server. host: an IP address to listen at, or '' for members on one machine. Returns the address for the others. ERR_SYSTEM. */
+  lanesOpen(member: number, self: number, host: string): string;
+  /** Member `id` is in the view, at `slot`: the token (16 bytes) that it must say when it connects. */
+  lanesExpect(member: number, slot: number, id: number, token: Uint8Array): void;
+  /** It listens at `address`, and wants this token. */
+  lanesConnect(member: number, slot: number, id: number, address: string, token: Uint8Array): void;
+  /** It is out of the view: when this returns nothing to or from it is under way on a lane, and nothing will be. */
+  lanesClosePeer(member: number, slot: number, id: number): void;
+  /** Ends the page server and all lanes; nothing is under way on them when it returns. */
+  lanesStop(member: number): void;
+  /** Lanes that are open to others now. */
+  lanesConnected(member: number): number;
+
   // clients: one for each thread that has joined; so that a terminated worker's locks and waits can be let go
   /** Registers the calling environment; when it ends, a ClientGone record goes on the ring. */
   clientCreate(member: number): number;
@@ -271,6 +289,8 @@ export interface Native {
   /** Declares whole extents homed here or not. `lost`: pages without a record are lost (a dead home's extents), else they are idle and zero. */
   setHomed(region: number, firstExtent: number, count: number, homed: boolean, lost: boolean): void;
   isHomed(region: number, page: number): boolean;
+  /** Whose home the pages are, for lanes: first page, pages, slot of the home, generation of each slice, flattened; sorted. */
+  setSlices(region: number, slices: Float64Array): void;
   /** D6. */
   begin(region: number, page: number): number;
   /** [state, owner slot, version, copyset low 32, copyset high 32] of a page homed here. */

@@ -56,6 +56,11 @@ export interface JoinOptions {
    * memory. For isolated networks and tests; the process says so once in a warning (code FAULTLINE_INSECURE).
    */
   insecure?: boolean;
+  /**
+   * `'auto'` (default): faults that one other member alone can serve go over a socket straight to its page server.
+   * `'off'`: all go through the coordinators. Default: the environment variable FAULTLINE_LANE, else `'auto'`.
+   */
+  lane?: 'auto' | 'off';
   /** Aborts the join: it rejects with the signal's reason, and what was begun is undone in the background. */
   signal?: AbortSignal;
 }
@@ -77,8 +82,10 @@ export interface RegionOptions {
 /** Bytes of a region. */
 export interface Range { offset: number; length: number }
 
+const LANES = ['auto', 'off'] as const;
+
 /** Options that a second join() of one process must agree about, if it gives them. */
-export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure'>>;
+export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure' | 'lane'>>;
 
 export interface CheckedJoin {
   settings: CoordinatorSettings;
@@ -219,7 +226,7 @@ function wildcard(text: string, source: string): Error {
  * @throws InvalidArgumentError, KeysNeededError
  */
 export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = process.env): CheckedJoin {
-  const { cluster, name, faultTimeout, insecure, signal } = checkObject('options', options);
+  const { cluster, name, faultTimeout, insecure, lane, signal } = checkObject('options', options);
   const fromEnvironment = environment.FAULTLINE_CLUSTER;
   const { key, loopback } =
     cluster !== undefined ? parseCluster(cluster)
@@ -229,6 +236,8 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
   if (name !== undefined) given.name = checkName('name', name);
   if (faultTimeout !== undefined) given.faultTimeout = checkInteger('faultTimeout', faultTimeout, MIN_FAULT_TIMEOUT_MS, MAX_FAULT_TIMEOUT_MS, ' ms');
   if (insecure !== undefined) given.insecure = checkBoolean('insecure', insecure);
+  if (lane !== undefined) given.lane = checkChoice('lane', lane, LANES);
+  const laneHere = environment.FAULTLINE_LANE;
   if (!loopback && !given.insecure) {
     throw makeError('ERR_FAULTLINE_KEYS_NEEDED', `${key} is not a loopback address: members would have to prove who they are, and this version has no keys yet. On an isolated network, insecure: true allows it without`, { cluster: key });
   }
@@ -239,6 +248,7 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
       insecure: given.insecure ?? false,
       faultTimeout: given.faultTimeout ?? DEFAULT_FAULT_TIMEOUT_MS,
       joinTimeout: JOIN_TIMEOUT_MS,
+      lane: given.lane ?? (laneHere ? checkChoice('FAULTLINE_LANE', laneHere, LANES) : 'auto'),
     },
     given,
     loopback,

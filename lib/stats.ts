@@ -33,6 +33,11 @@ export interface RegionStats {
   readonly recalls: { readonly sent: number; readonly received: number };
   /** Requests of other members that were served from here. */
   readonly requestsServed: number;
+  /**
+   * Faults that were served over a lane, without any coordinator; that the other member's page server referred to the
+   * coordinators; that broke off and went there, too. `ahead`: pages that came with them before they were touched.
+   */
+  readonly lanes: { readonly faults: number; readonly referred: number; readonly broken: number; readonly ahead: number; readonly messages: number };
   /** mprotect calls, how often the kernel's limit on mappings was met, and pages that were closed because of it. */
   readonly protection: { readonly changes: number; readonly limitHits: number; readonly coalesced: number };
 }
@@ -76,11 +81,12 @@ export function regionStats(local: NativeRegionStats, bounds: readonly number[],
       joined: local.joinedFaults, upgrade: local.upgradeFaults, lost: local.lostFaults,
     },
     waits: histogram(bounds, local.waitHistogram),
-    pages: { in: traffic.pagesIn, out: traffic.pagesOut, resident: local.residentPages },
-    bytes: { in: traffic.bytesIn, out: traffic.bytesOut },
+    pages: { in: local.installedPages, out: traffic.pagesOut + local.lanePagesOut, resident: local.residentPages },
+    bytes: { in: local.installedBytes, out: traffic.bytesOut + local.laneBytesOut },
     invalidations: { sent: traffic.invalidationsSent, received: traffic.invalidationsReceived },
     recalls: { sent: traffic.recallsSent, received: traffic.recallsReceived },
-    requestsServed: traffic.requestsServed,
+    requestsServed: traffic.requestsServed + local.laneServed,
+    lanes: { faults: local.laneFaults, referred: local.laneReferred, broken: local.laneBroken, ahead: local.lanePagesAhead, messages: local.laneMessages },
     protection: { changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced },
   };
 }

@@ -141,6 +141,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_member(env, exports);
   init_region(env, exports);
   init_pages(env, exports);
+  init_lanes(env, exports);
   return exports;
 }
 

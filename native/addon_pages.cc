@@ -160,7 +160,7 @@ Napi::Value install(const Napi::CallbackInfo& info) {
   for (uint64_t i = 0; i < call.count; i++) {
     const uint64_t page = call.first + i;
     bool was_open = false;
-    const InstallStep step = patiently([&] { return begin_install(region.pages[page], version, was_open); }, InstallStep::kBusyPage);
+    const InstallStep step = patiently([&] { return begin_install(region.pages[page], version, was_open, false); }, InstallStep::kBusyPage);
     out[i] = static_cast<uint8_t>(step);
     if (step != InstallStep::kBegun) {
       failed++;
@@ -452,6 +452,19 @@ void set_homed(const Napi::CallbackInfo& info) {
   }
 }
 
+// (region, slices): first page, pages, slot of the home, generation of each.
+void set_slices(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  size_t length = 0;
+  const double* from = arguments.doubles(1, 0, length);
+  if (!arguments.ok) return;
+  Slices* slices = slices_make(static_cast<uint32_t>(length / 4));
+  if (slices == nullptr) return arguments.fail("ERR_OUT_OF_MEMORY", "no memory for a region's slices");
+  for (uint32_t i = 0; i < slices->count; i++) slices->at[i] = {static_cast<uint64_t>(from[4 * i]), static_cast<uint64_t>(from[4 * i + 1]), static_cast<uint32_t>(from[4 * i + 2]), static_cast<uint32_t>(from[4 * i + 3])};
+  region_set_slices(*region, slices);
+}
+
 Napi::Value is_homed(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Region* region = arguments.region(0);
@@ -660,6 +673,7 @@ void init_pages(Napi::Env env, Napi::Object exports) {
   exports.Set("coalesce", Napi::Function::New(env, coalesce_call));
   exports.Set("holdings", Napi::Function::New(env, holdings));
   exports.Set("setHomed", Napi::Function::New(env, set_homed));
+  exports.Set("setSlices", Napi::Function::New(env, set_slices));
   exports.Set("isHomed", Napi::Function::New(env, is_homed));
   exports.Set("begin", Napi::Function::New(env, begin_call));
   exports.Set("directory", Napi::Function::New(env, directory));

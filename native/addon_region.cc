@@ -120,6 +120,14 @@ Napi::Value stats(const Napi::CallbackInfo& info) {
   set("installedWithoutBytes", from.installed_without_bytes);
   set("invalidatedPages", from.invalidated_pages);
   set("recalledPages", from.recalled_pages);
+  set("laneFaults", from.lane_faults);
+  set("laneReferred", from.lane_referred);
+  set("laneBroken", from.lane_broken);
+  set("lanePagesAhead", from.lane_pages_ahead);
+  set("laneMessages", from.lane_messages);
+  set("laneServed", from.lane_served);
+  set("lanePagesOut", from.lane_pages_out);
+  set("laneBytesOut", from.lane_bytes_out);
   uint64_t resident = 0;
   for (uint64_t extent = 0; extent < region->extent_count; extent++) {
     if (!(region->touched[extent].load(std::memory_order_relaxed) & kPagesTouched)) continue;

@@ -28,6 +28,11 @@ void raise_poison(PageEntry& page, uint32_t version) {
   }
 }
 
+// Versions only grow; 0 means "no copy".
+uint32_t next_version(uint32_t version) { return version + 1 != 0 ? version + 1 : 1; }
+
+uint64_t slot_bit(uint32_t slot) { return uint64_t{1} << (slot < kCoarseSlot ? slot : kCoarseSlot); }
+
 // Threads that waited for what is open here now, and have not run yet. While more is asked for (an upgrade), those who wait
 // may be waiting for that, and to keep the copy for them would only make them wait longer: who gets there first has to
 // close it. They run when the upgrade comes.
@@ -35,8 +40,8 @@ bool resuming(uint64_t word) {
   return (word & kUnresumedMask) != 0 && open(word) != kOpenNone && (word & kPendMask) == 0;
 }
 
-// M8: what keeps a copy from being closed now. Sets DEFER, so that whoever removes the reason rings.
-bool must_wait(PageEntry& page, uint64_t word, bool to_shared, uint32_t now) {
+// M8: what keeps a copy from being closed now.
+bool waits(PageEntry& page, uint64_t word, bool to_shared, uint32_t now) {
   if (word & kBusy) return true;
   if (word & kWritePinMask) return true;
   if (!to_shared && (word & kReadPinMask)) return true;
@@ -46,7 +51,8 @@ bool must_wait(PageEntry& page, uint64_t word, bool to_shared, uint32_t now) {
 
 // Takes BUSY to close a copy, or defers. `word` is the caller's view; false: it changed, look again.
 bool take_or_defer(PageEntry& page, uint64_t word, bool to_shared, uint32_t now, CloseStep& step) {
-  if (must_wait(page, word, to_shared, now)) {
+  // DEFER: whoever removes the reason rings.
+  if (waits(page, word, to_shared, now)) {
     if (!page.word.compare_exchange_weak(word, word | kDefer)) return false;
     step = CloseStep::kDeferred;
     return true;
@@ -70,7 +76,7 @@ void poison(PageEntry& page, uint32_t version) {
 
 // ---- the handler ---------------------------------------------------------------------------------------------------
 
-Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered) {
+Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered, bool lane) {
   uint64_t word = page.word.load();
   for (;;) {
     if (held(word) == kLost && !(word & kBusy)) return {Step::kLost, 0, 0};
@@ -83,9 +89,12 @@ Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered
       if (ask_home && !(word & kPendMask)) return {Step::kHome, 0, 0};
     }
     const bool claims = !(word & (kBusy | kPendMask));
-    uint64_t next = word | kSleepers;
-    if (access == kWrite) next |= kWantWrite;
-    if (claims) next = (next & ~(kPoison | kLane)) | (static_cast<uint64_t>(access) << kPendShift);
+    // Bytes that the home may still ask for stay until the new ones are whole: a lane receives them in place.
+    const bool by_lane = claims && lane && !(word & kUnacked);
+    // A thread with a lane of its own sleeps on that.
+    uint64_t next = by_lane ? word : word | kSleepers;
+    if (access == kWrite && !by_lane) next |= kWantWrite;
+    if (claims) next = (next & ~(kPoison | kLane | kVoid)) | (static_cast<uint64_t>(access) << kPendShift) | (by_lane ? kLane : 0);
     if (!registered) {
       // 4,095 threads wait for one page at most; those beyond wait uncounted, and only lose the promise to run first.
       if ((word & kUnresumedMask) != kUnresumedMask) next += kUnresumedOne;
@@ -93,8 +102,13 @@ Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered
     if (!page.word.compare_exchange_weak(word, next)) continue;
     if (!registered && (word & kUnresumedMask) != kUnresumedMask) registered = true;
     const uint32_t version = held(word) == kShared ? page.version.load() : 0;
-    return {claims ? Step::kClaimed : Step::kSleep, static_cast<uint32_t>(next), claims ? version : 0};
+    return {claims ? Step::kClaimed : Step::kSleep, static_cast<uint32_t>(next), claims ? version : 0, by_lane};
   }
+}
+
+bool would_claim(const PageEntry& page, uint32_t access) {
+  const uint64_t word = page.word.load();
+  return !(word & (kBusy | kPendMask | kUnacked)) && held(word) != kLost && allows(held(word)) < access;
 }
 
 After resume(PageEntry& page, uint32_t now) {
@@ -156,6 +170,119 @@ HomeAfter unlock_home(PageEntry& page, DirectoryEntry& directory, uint32_t grant
   return result;
 }
 
+// ---- the handler on a lane -----------------------------------------------------------------------------------------
+
+bool claim_ahead(PageEntry& page, uint32_t access) {
+  uint64_t word = page.word.load();
+  if ((word & (kBusy | kPendMask | kUnacked | kOpenMask)) || held(word) != kInvalid) return false;
+  return page.word.compare_exchange_strong(word, (word & ~(kPoison | kVoid)) | kLane | (static_cast<uint64_t>(access) << kPendShift));
+}
+
+bool claim_to_coordinator(PageEntry& page, uint32_t& access, uint32_t& held_version, After& result) {
+  uint64_t word = page.word.load();
+  for (;;) {
+    result = {};
+    access = pend(word);
+    held_version = held(word) == kShared ? page.version.load() : 0;
+    const bool lost = held(word) == kLost;
+    // POISON stays: what comes next must be newer than what was retired meanwhile.
+    const uint64_t next = lost ? settled(word, result) & ~(kPendMask | kLane | kVoid | kPoison) : word & ~(kLane | kVoid);
+    if (page.word.compare_exchange_weak(word, next)) return !lost;
+  }
+}
+
+bool release_ahead(PageEntry& page, uint32_t& access, uint32_t& held_version, After& result) {
+  uint64_t word = page.word.load();
+  for (;;) {
+    if (word & kSleepers) return claim_to_coordinator(page, access, held_version, result);
+    result = {};
+    if (page.word.compare_exchange_weak(word, settled(word, result) & ~(kPendMask | kLane | kVoid | kPoison))) return false;
+  }
+}
+
+ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t owner, bool& registered, uint32_t& version) {
+  uint64_t entry = directory.word.load();
+  if (state_of(entry) != kOwned || owner_of(entry) != owner || (entry & kDirectoryFlags)) return ServeStep::kRefused;
+  if (!directory.word.compare_exchange_strong(entry, entry | kHop)) return ServeStep::kRefused;
+  version = version_of(entry);
+  // Copies beside an owner: the directory was rebuilt, and it is not the owner alone who has the bytes.
+  const bool whole = directory.copyset.load() == 0;
+  uint64_t word = page.word.load();
+  while (whole && !(word & (kBusy | kPendMask | kUnacked)) && held(word) == kInvalid) {
+    uint64_t next = (word & ~(kPoison | kVoid)) | kLane | (static_cast<uint64_t>(access) << kPendShift);
+    const bool counts = !registered && (word & kUnresumedMask) != kUnresumedMask;
+    if (counts) next += kUnresumedOne;
+    if (!page.word.compare_exchange_weak(word, next)) continue;
+    registered = registered || counts;
+    return ServeStep::kLocked;
+  }
+  return leave_hop(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
+}
+
+HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, bool keep, uint32_t slot, uint32_t opened, uint32_t now) {
+  HomeAfter result{};
+  const uint32_t before = version_of(directory.word.load());
+  const uint32_t version = keep ? before : next_version(before);
+  // The owner alone had it, so it alone can have a copy.
+  if (keep) directory.copyset.store(slot_bit(slot));
+  result.page = end_install(page, version, keep ? kShared : kExclusive, opened, now);
+  uint64_t entry = directory.word.load();
+  for (;;) {
+    // Only WANT may have come meanwhile.
+    result.ring = (entry & kWant) != 0;
+    if (directory.word.compare_exchange_weak(entry, kIdle | (static_cast<uint64_t>(version) << kVersionShift))) return result;
+  }
+}
+
+bool leave_hop(DirectoryEntry& directory) { return (directory.word.fetch_and(~(kHop | kWant)) & kWant) != 0; }
+
+// ---- the page server -----------------------------------------------------------------------------------------------
+
+ServeStep lock_serve(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t held_version, uint32_t now) {
+  uint64_t entry = directory.word.load();
+  if (state_of(entry) != kIdle || (entry & kDirectoryFlags)) return ServeStep::kRefused;
+  if (!directory.word.compare_exchange_strong(entry, entry | kLock)) return ServeStep::kRefused;
+  // The copyset gains members under LOCK or TXN only; a sweep may take a dead one out at any time.
+  const uint64_t copies = directory.copyset.load();
+  const uint64_t bit = slot_bit(slot);
+  // Slots that share a bit can't be told apart: theirs are the coordinator's.
+  const bool own = slot < kCoarseSlot;
+  const bool alone = copies == 0 || (own && copies == bit);
+  // Whoever says what it holds has no room for other bytes in place.
+  const bool same = held_version != 0 && held_version == version_of(entry) && own && (copies & bit) != 0;
+  uint64_t word = page.word.load();
+  const bool free = !(word & (kBusy | kPendMask)) && held(word) != kLost;
+  if (free && (access == kRead || alone) && (held_version == 0 || same)) {
+    const bool closes = held(word) == kExclusive || (held(word) == kShared && access == kWrite);
+    if (!closes) return ServeStep::kLocked;
+    if (!waits(page, word, access == kRead, now) && page.word.compare_exchange_strong(word, word | kBusy)) return ServeStep::kClose;
+  }
+  return unlock_unserved(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
+}
+
+bool unlock_serve(DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t& version) {
+  uint64_t entry = directory.word.load();
+  const uint32_t before = version_of(entry);
+  version = access == kWrite ? next_version(before) : before == 0 ? 1 : before;
+  if (access == kWrite) directory.copyset.store(0);
+  else directory.copyset.fetch_or(slot_bit(slot));
+  const uint64_t granted = access == kWrite ? kOwned | (static_cast<uint64_t>(slot) << kOwnerShift) : uint64_t{kIdle};
+  for (;;) {
+    const bool ring = (entry & kWant) != 0;
+    if (directory.word.compare_exchange_weak(entry, granted | (static_cast<uint64_t>(version) << kVersionShift))) return ring;
+  }
+}
+
+bool unlock_unserved(DirectoryEntry& directory) { return (directory.word.fetch_and(~(kLock | kWant)) & kWant) != 0; }
+
+bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t now) {
+  uint64_t word = page.word.load();
+  for (;;) {
+    if (held(word) != kExclusive || page.version.load() != version || (word & kPendMask) || waits(page, word, keep, now)) return false;
+    if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
+  }
+}
+
 // ---- the coordinator as a member -----------------------------------------------------------------------------------
 
 Claimed claim(PageEntry& page, uint32_t access, bool ask_home) {
@@ -171,17 +298,22 @@ Claimed claim(PageEntry& page, uint32_t access, bool ask_home) {
       if (page.word.compare_exchange_weak(word, word | kBusy)) return Claimed::kReopen;
       continue;
     }
-    if (word & kPendMask) return Claimed::kPending;
+    if (word & kPendMask) {
+      // What a lane brings the coordinator does not see: it hears by DEFER that it is here.
+      if ((word & (kLane | kDefer)) == kLane && !page.word.compare_exchange_weak(word, word | kDefer)) continue;
+      return Claimed::kPending;
+    }
     if (ask_home) return Claimed::kHome;
-    const uint64_t next = (word & ~(kPoison | kLane)) | (static_cast<uint64_t>(access) << kPendShift);
+    const uint64_t next = (word & ~(kPoison | kLane | kVoid)) | (static_cast<uint64_t>(access) << kPendShift);
     if (page.word.compare_exchange_weak(word, next)) return Claimed::kClaimed;
   }
 }
 
-InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open) {
+InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open, bool lane) {
   uint64_t word = page.word.load();
   for (;;) {
-    if (!(word & kPendMask) || (word & kLane)) return InstallStep::kNotClaimed;
+    if (!(word & kPendMask) || ((word & kLane) != 0) != lane) return InstallStep::kNotClaimed;
+    if (word & kVoid) return InstallStep::kDiscarded;
     if ((word & kPoison) && !after(version, page.poison.load())) return InstallStep::kDiscarded;
     if (word & kBusy) {
       if (page.word.compare_exchange_weak(word, word | kDefer)) return InstallStep::kBusyPage;
@@ -201,7 +333,7 @@ After end_install(PageEntry& page, uint32_t version, uint32_t grant, uint32_t op
   uint64_t word = page.word.load();
   for (;;) {
     result = {};
-    uint64_t next = settled(word, result) & ~(kBusy | kPendMask | kPoison | kLane | kUnacked);
+    uint64_t next = settled(word, result) & ~(kBusy | kPendMask | kPoison | kLane | kVoid | kUnacked);
     next = with_held(with_open(next, opened), grant);
     if (page.word.compare_exchange_weak(word, next)) return result;
   }
@@ -212,7 +344,8 @@ After abandon(PageEntry& page) {
   uint64_t word = page.word.load();
   for (;;) {
     result = {};
-    if (!(word & kPendMask)) return result;
+    // The claim of a thread on a lane ends with its lane.
+    if (!(word & kPendMask) || (word & kLane)) return result;
     // A BUSY stretch of somebody else's goes on; only the claim ends.
     uint64_t next = bumped(word) & ~(kPendMask | kPoison | kLane | kSleepers | kWantWrite);
     if (page.word.compare_exchange_weak(word, next)) {
@@ -231,7 +364,11 @@ bool lose(PageEntry& page, uint32_t member, uint32_t epoch, After& result) {
     if (allows(held(word)) != 0 && !(word & kPendMask)) return true;
     page.loss_member.store(member);
     page.loss_epoch.store(epoch);
-    uint64_t next = settled(word, result) & ~(kPendMask | kPoison | kLane);
+    uint64_t next = settled(word, result);
+    // An answer that is under way on a lane can't be called back: its claim stays until it is here, and nobody else's
+    // can be taken for it.
+    if (word & kLane) next |= kVoid;
+    else next &= ~(kPendMask | kPoison);
     next = with_held(next, kLost);
     if (page.word.compare_exchange_weak(word, next)) return true;
   }

@@ -1,5 +1,5 @@
 // Page words and directory words, and every transition that they may make. Pure: no system call, no allocation, no
-// lock; the fault handler, the coordinator and (later) the page server all decide from here. docs/transitions.md has
+// lock; the fault handler, the coordinator and the page server all decide from here. docs/transitions.md has
 // the tables and the reasons.
 #pragma once
 
@@ -27,6 +27,8 @@ constexpr uint64_t kWantWrite = 1ull << 9;
 constexpr uint64_t kSleepers = 1ull << 10;
 constexpr uint64_t kUnacked = 1ull << 11;
 constexpr uint64_t kDefer = 1ull << 12;
+// The answer that a LANE claim waits for must not be installed, whatever its version: the page was lost meanwhile.
+constexpr uint64_t kVoid = 1ull << 13;
 constexpr int kSequenceShift = 16;
 constexpr uint64_t kSequenceOne = 1ull << kSequenceShift;
 constexpr uint64_t kSequenceMask = 0xffffull << kSequenceShift;
@@ -61,6 +63,9 @@ struct PageEntry {
 };
 static_assert(sizeof(PageEntry) == 32, "tables are sized by it");
 
+// Slots from here on share the last bit of a copyset.
+constexpr uint32_t kCoarseSlot = 63;
+
 struct DirectoryEntry {
   std::atomic<uint64_t> word;
   // Bit s: the member at slot s has a copy; bit 63 stands for all slots from 63 on.
@@ -92,6 +97,9 @@ struct After {
   bool ring = false;  // somebody waits for a Free record
 };
 
+enum class InstallStep : uint8_t { kBegun = 0, kDiscarded = 1, kNotClaimed = 2, kBusyPage = 3 };
+struct HomeAfter { After page; bool ring; };
+
 // ---- the handler ---------------------------------------------------------------------------------------------------
 
 enum class Step : uint8_t {
@@ -107,11 +115,15 @@ struct Decision {
   Step step;
   uint32_t futex;         // the low half of the word to sleep on
   uint32_t held_version;  // kClaimed: version of the valid copy, 0 for none
+  bool lane = false;      // kClaimed: as LANE
 };
 
 // One look at a page by a thread that needs `access`. `registered` says whether this thread is counted among the
-// unresumed of this page; it is counted before it first sleeps. ask_home: try D1 before claiming.
-Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered);
+// unresumed of this page; it is counted before it first sleeps. ask_home: try D1 before claiming. lane: the caller has a
+// lane to the page's home, so claim for that.
+Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered, bool lane);
+// Would fault() claim the page now? A hint, for whoever has to find a lane first.
+bool would_claim(const PageEntry& page, uint32_t access);
 
 // The thread leaves the handler (or turns to another page).
 After resume(PageEntry& page, uint32_t now);
@@ -123,8 +135,42 @@ After finish(PageEntry& page, uint32_t opened);
 // fresh: only if the page is as nobody has used it (to open a whole extent). Sets `grant`.
 enum class HomeLock : uint8_t { kLocked, kRefused, kRefusedAndRing };
 HomeLock lock_home(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool fresh, uint32_t& grant);
-struct HomeAfter { After page; bool ring; };
 HomeAfter unlock_home(PageEntry& page, DirectoryEntry& directory, uint32_t grant, uint32_t opened, uint32_t now);
+
+// ---- the handler on a lane -----------------------------------------------------------------------------------------
+
+// M4 for read-ahead: claims a page that is neither here nor asked for, and whose memory nobody needs.
+bool claim_ahead(PageEntry& page, uint32_t access);
+// M6, M7: the claim goes on as the coordinator's, which has to be told. false: the page is lost, and the claim has ended.
+bool claim_to_coordinator(PageEntry& page, uint32_t& access, uint32_t& held_version, After& result);
+// M7 for pages that no thread has faulted on: the claim ends, unless threads sleep on it meanwhile (true: as above).
+bool release_ahead(PageEntry& page, uint32_t& access, uint32_t& held_version, After& result);
+
+// ---- homes on a lane -----------------------------------------------------------------------------------------------
+
+enum class ServeStep : uint8_t {
+  kRefused,         // nothing was changed: ask the coordinator
+  kRefusedAndRing,  // and the coordinator must hear that LOCK is gone
+  kLocked,          // LOCK is held; nothing to close here
+  kClose,           // LOCK and the page's BUSY are held: close the mapping, then end_close()
+};
+// D4: this member is the home of a page that the member at `owner` has. kLocked: HOP is set and the page claimed as LANE;
+// else neither. `version`: what is to be recalled.
+ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t owner, bool& registered, uint32_t& version);
+// The bytes are in the service view, and begin_install() has taken BUSY. keep: the owner at `slot` stays with a copy. Ends
+// BUSY, the claim, and HOP.
+HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, bool keep, uint32_t slot, uint32_t opened, uint32_t now);
+// D5: the coordinator goes on. true: it must hear that HOP is gone.
+bool leave_hop(DirectoryEntry& directory);
+
+// D2, D3, first half, for the member at `slot`, which holds `held` (0: nothing). kClose: to read-only for a read.
+ServeStep lock_serve(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t held, uint32_t now);
+// Second half: the directory says that the member has it, LOCK is gone. Returns whether to ring; `version` is granted.
+bool unlock_serve(DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t& version);
+// LOCK is gone, and nothing else has changed. Returns whether to ring.
+bool unlock_unserved(DirectoryEntry& directory);
+// M10 by the page server: BUSY was taken (true) of an owned page of this version that may be closed at once.
+bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t now);
 
 // ---- the coordinator as a member -----------------------------------------------------------------------------------
 
@@ -132,9 +178,8 @@ enum class Claimed : uint8_t { kClaimed = 0, kHeld = 1, kPending = 2, kBusy = 3,
 // M4; kReopen: BUSY was taken, open and finish(). kHome: nothing was changed, try D1 (only if ask_home).
 Claimed claim(PageEntry& page, uint32_t access, bool ask_home);
 
-enum class InstallStep : uint8_t { kBegun = 0, kDiscarded = 1, kNotClaimed = 2, kBusyPage = 3 };
-// M5, M6: kBegun holds BUSY; `was_open` says whether the mapping is open now.
-InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open);
+// M5, M6: kBegun holds BUSY; `was_open` says whether the mapping is open now. lane: by the thread that claimed it so.
+InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open, bool lane);
 After end_install(PageEntry& page, uint32_t version, uint32_t grant, uint32_t opened, uint32_t now);
 After abandon(PageEntry& page);
 // HELD := lost; false if BUSY (the caller tries again).

@@ -12,6 +12,7 @@
 
 #include "attempt.h"
 #include "futex.h"
+#include "lanes.h"
 #include "serve.h"
 
 // Everything from handle() downwards runs in a signal handler that may have interrupted anything: malloc, V8, a lock
@@ -55,6 +56,7 @@ constexpr int kRegisters = 33;
 // the first use of any other thread-local storage might call malloc.
 thread_local uintptr_t registers[kRegisters];
 thread_local Recent recent;
+thread_local Streams streams;
 thread_local bool is_coordinator;
 
 struct Fault {
@@ -236,6 +238,8 @@ void serve(const Fault& fault) {
   Turn turn;
   turn.page = fault.page;
   turn.access = fault.access;
+  turn.streams = &streams;
+  bool slept = false;
   for (;;) {
     Next next = serve_look(region, turn);
     if (next == Next::kChange) next = serve_change(region, turn);
@@ -243,11 +247,16 @@ void serve(const Fault& fault) {
       case Next::kRun:
         if (turn.waited) {
           const uint64_t wait = now_us() - start;
-          learn_wait(wait);
+          if (slept) learn_wait(wait);
           region.stats.waits[histogram_bucket(wait)].fetch_add(1, std::memory_order_relaxed);
         }
         return;
+      case Next::kLane:
+        turn.waited = true;
+        lane_exchange(region, turn.lane);
+        break;
       case Next::kWait: {
+        slept = true;
         const PageEntry& entry = region.pages[fault.page];
         if (threads_waiting.fetch_add(1) == 0) spin(entry, turn.futex);
         futex_wait(&entry.word, turn.futex, kLookAgain);
@@ -319,6 +328,7 @@ void fault_install() {
     // The guards and the port exist before the first fault: building a static takes a lock.
     guard_mprotect();
     guard_unmapped();
+    lane_poll_us();
     pthread_atfork(nullptr, nullptr, [] { in_child = true; });
     struct sigaction ours {};
     ours.sa_sigaction = handle;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "futex.h"
+#include "lanes.h"
 #include "region.h"
 
 namespace faultline {
@@ -172,11 +173,17 @@ void member_down(Member& member, uint32_t down, const std::string& detail) {
     if (is_final(down)) for (auto& [id, slot] : member.slots) slot.done = true;
     member.changed.notify_all();
   }
+#ifndef FAULTLINE_SIMULATION
+  if (is_final(down)) lanes_stop(member);
+#endif
   if (down != kUp) regions_close_views(member, is_final(down));
   futex_wake(&member.down);
 }
 
 void member_stopped(Member& member) {
+#ifndef FAULTLINE_SIMULATION
+  lanes_stop(member);
+#endif
   std::lock_guard<std::mutex> lock(member.mutex);
   if (member.stopped) return;
   member.lease = 0;

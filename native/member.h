@@ -54,6 +54,8 @@ struct Slot {
   std::string payload;
 };
 
+struct Lanes;
+
 struct Member {
   uint32_t handle = 0;
   std::string key;
@@ -64,6 +66,8 @@ struct Member {
   // What is appended to the line that a process dies with; written before `down`.
   char detail[256] = {};
   std::atomic<uint64_t> lease{0};
+  // nullptr until lanes are first opened, then kept for the next member in this place.
+  std::atomic<Lanes*> lanes{nullptr};
   // A thread has asked for the last words already; what it did, for the line that the process ends with.
   std::atomic<bool> dying{false};
   std::atomic<uint64_t> dying_offset{0};

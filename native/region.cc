@@ -69,6 +69,11 @@ void free_tables(Region& region) {
   region.directory = nullptr;
   region.homed = nullptr;
   region.touched = nullptr;
+  for (Slices* slices = region.slices.exchange(nullptr); slices != nullptr;) {
+    Slices* former = slices->former;
+    free(slices);
+    slices = former;
+  }
 }
 
 // Mappings that all regions of this process may use. Not all that the kernel allows: at its limit every other mmap of
@@ -158,6 +163,31 @@ int histogram_bucket(uint64_t us) {
   return bucket < RegionStats::kBuckets ? bucket : RegionStats::kBuckets - 1;
 }
 
+const Slices::Slice* Region::slice_of(uint64_t page) const {
+  const Slices* table = slices.load();
+  if (table == nullptr) return nullptr;
+  uint32_t low = 0;
+  uint32_t high = table->count;
+  while (high - low > 1) {
+    const uint32_t middle = (low + high) / 2;
+    if (table->at[middle].first <= page) low = middle;
+    else high = middle;
+  }
+  const Slices::Slice& slice = table->at[low];
+  return high > low && page >= slice.first && page - slice.first < slice.count ? &slice : nullptr;
+}
+
+Slices* slices_make(uint32_t count) {
+  auto* slices = static_cast<Slices*>(calloc(1, sizeof(Slices) + count * sizeof(Slices::Slice)));
+  if (slices != nullptr) slices->count = count;
+  return slices;
+}
+
+void region_set_slices(Region& region, Slices* slices) {
+  slices->former = region.slices.load();
+  region.slices.store(slices);
+}
+
 uint32_t effective_down(const Region& region) {
   const uint32_t own = region.down.load();
   if (own != kUp) return own;
@@ -180,6 +210,18 @@ Region* region_enter(uintptr_t address) {
     region->active.fetch_add(1);
     // Its addresses may have passed to another region meanwhile.
     if (regions[i].load() == region && region->app.load() == app) return region;
+    region->active.fetch_sub(1);
+  }
+  return nullptr;
+}
+
+Region* region_enter_id(const Member& member, uint32_t id) {
+  const uint32_t high = region_high.load();
+  for (uint32_t i = 0; i < high; i++) {
+    Region* region = regions[i].load();
+    if (region == nullptr || region->id != id || region->member != &member || region->released) continue;
+    region->active.fetch_add(1);
+    if (regions[i].load() == region && !region->released && region->member_handle == member.handle) return region;
     region->active.fetch_sub(1);
   }
   return nullptr;
@@ -344,6 +386,8 @@ void region_release(Region& region) {
     // Anonymous and closed: the memfd can go, and no other mapping can come where old buffers point.
     map_view(app, region.size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
   }
+  // A lane's answer comes within its time, or not at all.
+  for (int tries = 0; region.on_lanes.load() != 0 && tries < 100000; tries++) wait_for_busy();
   if (region.service != nullptr) munmap(region.service, region.size);
   region.service = nullptr;
   if (region.memfd >= 0) close(region.memfd);

@@ -17,6 +17,10 @@ struct RegionStats {
   std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced;
   std::atomic<uint64_t> installed_pages, discarded_pages, installed_bytes, installed_without_bytes;
   std::atomic<uint64_t> invalidated_pages, recalled_pages;
+  // On lanes. As the one that asks: faults served, referred to the coordinator, broken off; pages of them that were read
+  // ahead; messages. As a page server: questions answered, pages and bytes sent.
+  std::atomic<uint64_t> lane_faults, lane_referred, lane_broken, lane_pages_ahead, lane_messages;
+  std::atomic<uint64_t> lane_served, lane_pages_out, lane_bytes_out;
   // µs that threads waited in faults that others had to serve: four buckets for each power of two, from 1 µs.
   static constexpr int kBuckets = 96;
   std::atomic<uint64_t> waits[kBuckets];
@@ -27,6 +31,17 @@ int histogram_bucket(uint64_t us);
 // What an extent's pages are at this member.
 enum Homed : uint8_t { kNotHomed = 0, kHomed = 1, kHomedLost = 2 };
 enum Touched : uint8_t { kPagesTouched = 1, kDirectoryTouched = 2 };
+
+// Whose home which pages are, for lanes: a copy of what the members agreed on. Replaced as a whole, never changed.
+struct Slices {
+  struct Slice {
+    uint64_t first, count;
+    uint32_t slot, generation;
+  };
+  uint32_t count = 0;
+  Slices* former = nullptr;  // kept while a handler may look at it: as long as the region
+  Slice at[1];
+};
 
 // The addresses of an app view. They outlive the region while buffers over them do.
 struct Reservation {
@@ -58,6 +73,7 @@ struct Region {
   DirectoryEntry* directory = nullptr;
   std::atomic<uint8_t>* homed = nullptr;
   std::atomic<uint8_t>* touched = nullptr;
+  std::atomic<Slices*> slices{nullptr};
 
   // A Down code of its own, besides the member's.
   std::atomic<uint32_t> down{kUp};
@@ -70,6 +86,8 @@ struct Region {
   uint64_t coalesce_hand = 0;
   // Threads in the handler with this region: its tables stay while there are any.
   std::atomic<uint32_t> active{0};
+  // Those that receive into, or send from, the service view.
+  std::atomic<uint32_t> on_lanes{0};
   std::atomic<bool> released{false};
   RegionStats stats{};
 
@@ -78,6 +96,8 @@ struct Region {
     std::atomic<uint8_t>& flags = touched[extent_of(page)];
     if ((flags.load(std::memory_order_relaxed) & what) != what) flags.fetch_or(what);
   }
+  // nullptr: not known. Async-signal-safe.
+  const Slices::Slice* slice_of(uint64_t page) const;
   bool homed_here(uint64_t page) const { return homed[extent_of(page)].load() == kHomed; }
 };
 
@@ -98,6 +118,11 @@ struct RegionSpec {
 
 Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFailure& failure);
 Region* region_at(uint32_t handle);
+// The member's region with this id in the cluster's table, with its active count raised; nullptr if there is none.
+Region* region_enter_id(const Member& member, uint32_t id);
+// Takes the table over; slices are sorted.
+void region_set_slices(Region& region, Slices* slices);
+Slices* slices_make(uint32_t count);
 bool region_map(Region& region, uintptr_t address, SystemFailure& failure);
 void region_down(Region& region, uint32_t down, const std::string& detail);
 void region_release(Region& region);

@@ -75,7 +75,15 @@ Next serve_look(Region& region, Turn& turn) {
     return turn.down == kFrozen ? Next::kFrozen : Next::kRefused;
   }
   region.touch(turn.page, kPagesTouched);
-  const Decision decision = fault(region.pages[turn.page], turn.access, turn.ask_home && region.homed_here(turn.page), turn.registered);
+  const bool homed = region.homed_here(turn.page);
+  const bool lane = !homed && would_claim(region.pages[turn.page], turn.access) && lane_to_home(region, turn.page, turn.lane);
+  const Decision decision = fault(region.pages[turn.page], turn.access, turn.ask_home && homed, turn.registered, lane);
+  if (lane && decision.lane) {
+    if (decision.held_version != 0) count(region.stats.upgrade_faults);
+    lane_ask(region, turn.page, turn.access, decision.held_version, turn.streams, turn.lane);
+    return Next::kLane;
+  }
+  if (lane) lane_put_back(region, turn.lane.lane);
   switch (decision.step) {
     case Step::kReturn:
       leave(region, turn);
@@ -86,7 +94,8 @@ Next serve_look(Region& region, Turn& turn) {
     case Step::kHome:
       turn.at_home = take_home(region, turn.page, turn.access, turn);
       turn.ask_home = turn.at_home;
-      return turn.at_home ? Next::kChange : Next::kLook;
+      if (turn.at_home) return Next::kChange;
+      return lane_hop(region, turn.page, turn.access, turn.registered, turn.lane) ? Next::kLane : Next::kLook;
     case Step::kLost:
       leave(region, turn);
       return Next::kLost;

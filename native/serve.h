@@ -3,7 +3,7 @@
 // async-signal-safe: atomics on memory that exists, the guard, the ring, and the futex.
 #pragma once
 
-#include "region.h"
+#include "lane.h"
 
 namespace faultline {
 
@@ -16,6 +16,7 @@ enum class Next : uint8_t {
   kFrozen,    // sleep while the member is frozen
   kRefused,   // the region is down for good: `down` says why
   kLost,
+  kLane,      // claimed for a lane: ask over it, then lane_install() and lane_finish(), or lane_give_up()
 };
 
 // One thread's fault on one page. All but the first two fields are serve_look()'s and serve_change()'s own.
@@ -31,6 +32,8 @@ struct Turn {
   uint32_t grant = kInvalid;
   uint64_t first = 0;
   uint64_t end = 0;
+  LaneTurn lane;
+  Streams* streams = nullptr;  // the thread's own; nullptr: nothing is read ahead
 };
 
 Next serve_look(Region& region, Turn& turn);

@@ -15,6 +15,7 @@ import type { Session } from './membership/session.js';
 import { Engine } from './protocol/engine.js';
 import type { ClusterState, Envelope, RegionInfo } from './protocol/messages.js';
 import { Clients } from './clients.js';
+import { Lanes } from './lanes.js';
 import { NativeRegionMemory } from './memory.js';
 import { Service } from './service.js';
 import { LoopTimers } from './timers.js';
@@ -39,6 +40,7 @@ export class Coordinator {
   private session: Session | null = null;
   private engine: Engine | null = null;
   private service: Service | null = null;
+  private lanes: Lanes | null = null;
   private early: Envelope[] = [];
   private ticker: NodeJS.Timeout | null = null;
   private state: 'joining' | 'up' | 'leaving' | 'over' | 'stopped' = 'joining';
@@ -84,10 +86,11 @@ export class Coordinator {
       },
       { faultTimeout: settings.faultTimeout * 1000 },
     );
+    if (settings.lane === 'auto') this.lanes = Lanes.open(this.member, session);
     this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), leave: () => this.lastHandleClosed() });
     this.engine.apply(session.state);
-    for (const envelope of this.early) this.engine.message(envelope);
-    this.early = [];
+    this.lanes?.apply(session.state);
+    for (const envelope of this.early.splice(0)) this.receive(envelope);
     this.engine.flush();
     this.state = 'up';
     this.ticker = setInterval(() => {
@@ -153,13 +156,17 @@ export class Coordinator {
 
   private receive(envelope: Envelope): void {
     if (this.engine === null) return void this.early.push(envelope);
+    if (envelope.message.type === 'lane') return this.lanes?.told(envelope.from, envelope.message);
     this.engine.message(envelope);
     this.engine.flush();
   }
 
   private applyState(state: ClusterState): void {
     if (this.engine === null) return;
+    // Before anybody decides what is where without those who are gone: nothing of theirs may arrive any more.
+    this.lanes?.closeGone(state);
     this.engine.apply(state);
+    this.lanes?.apply(state);
     this.engine.flush();
     this.clients.notify({ event: 'view', state });
   }
@@ -215,6 +222,8 @@ export class Coordinator {
       await session.leave(() => new Promise<void>((resolve) => {
         // Only now, when it is this member's turn: until then its threads and the others go on.
         native.memberDown(this.member, Down.Frozen, '');
+        // What was granted over lanes is in the words now, and no more will be.
+        this.lanes?.stop();
         engine.leave(resolve);
         engine.flush();
       }), timeout);

@@ -33,6 +33,7 @@ export class NativeRegionMemory implements RegionMemory {
   holdings(first: number, count: number, out: Float64Array): [number, number] { return native.holdings(this.handle, first, count, out); }
 
   setHomed(firstExtent: number, count: number, homed: boolean, lost: boolean): void { native.setHomed(this.handle, firstExtent, count, homed, lost); }
+  setSlices(slices: Float64Array): void { native.setSlices(this.handle, slices); }
   begin(page: number): number { return native.begin(this.handle, page); }
   directory(page: number, out: Float64Array): void { native.directory(this.handle, page, out); }
   end(page: number, state: number, owner: number, version: number, copysetLow: number, copysetHigh: number, keepTxn: boolean): void {

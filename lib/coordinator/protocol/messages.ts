@@ -70,6 +70,10 @@ export interface AskMessage extends About { type: 'ask'; id: number; op: string;
 /** Answer to ask, or to a call of the registry. */
 export interface ReplyMessage { type: 'reply'; id: number; value?: unknown; error?: WireError }
 
+// ---- lanes (cold) ---------------------------------------------------------------------------------------------------
+/** member -> member: my page server listens at `address`, and lets you in with this token (hexadecimal). */
+export interface LaneMessage { type: 'lane'; address: string; token: string }
+
 // ---- the registry: membership, regions, locks, barriers (cold) -------------------------------------------------------
 /** Served by one member (the registrar). op and args: see registry.ts. */
 export interface CallMessage { type: 'call'; id: number; op: string; args: unknown }
@@ -90,7 +94,7 @@ export type CoherenceMessage =
   | RebuildMessage | HoldingsMessage | HandoverMessage | HandoverAckMessage | HandedMessage | LostMessage | FoundMessage | DiscardedMessage
   | AskMessage;
 export type RegistryMessage = CallMessage | StateMessage | HeartbeatMessage | LeaseMessage | EvictedMessage | TellMessage;
-export type Message = CoherenceMessage | RegistryMessage | ReplyMessage;
+export type Message = CoherenceMessage | RegistryMessage | ReplyMessage | LaneMessage;
 
 /** An error as it travels between members and threads: code is stable, fields are JSON. */
 export interface WireError { code: string; message: string; fields?: Record<string, unknown> }

@@ -132,15 +132,15 @@ export class Moves {
     let used = 0;
     for (let i = 0; i < message.records.length; i += 7) {
       const [first, count, state, owner, version, content, copies] = message.records.slice(i, i + 7);
-      if (content === Content.Bytes) {
-        this.memory.writePages(first, count, payload!, used);
-        used += count * pageSize;
-      } else if (content === Content.Zero && state === DirState.Idle) {
-        // A copy of that version is zero here, too; that the directory says that there is one is not enough.
-        const stale: [number, number][] = [];
-        for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) !== version) appendPage(stale, page);
-        for (const [start, length] of stale) this.memory.zero(start * pageSize, length * pageSize);
+      // What is here in that version is as good, or newer if this member owns it. That the directory says that it has it is
+      // not enough.
+      const stale: [number, number][] = [];
+      if (state !== DirState.Lost) for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) !== version) appendPage(stale, page);
+      for (const [start, length] of stale) {
+        if (content === Content.Bytes) this.memory.writePages(start, length, payload!, used + (start - first) * pageSize);
+        else if (content === Content.Zero) this.memory.zero(start * pageSize, length * pageSize);
       }
+      if (content === Content.Bytes) used += count * pageSize;
       for (let page = first; page < first + count; page++) {
         incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
         if (state === DirState.Lost) this.losses.get(page) ?? this.losses.set(page, 1, { member: owner, epoch: this.view.epoch });
@@ -202,7 +202,8 @@ export class Moves {
           const count = Math.min(start + length - first, room);
           const copies = batch.copies.push(this.view.copyset(low, high)) - 1;
           const holder = state === DirState.Exclusive ? (this.view.atSlot(owner) ?? 0) : state === DirState.Lost ? this.home.lossOf(first).member : 0;
-          if (state === DirState.Idle) {
+          if (state !== DirState.Lost) {
+            // Of a page that somebody owns, too: what was granted over a lane that broke has never arrived there.
             const segments: Segment[] = [];
             used = appendBytes(this.memory, { first, count, version, grant: Held.Shared, content: Content.Bytes }, buffer, used, segments);
             for (const segment of segments) batch.records.push(segment.first, segment.count, state, holder, version, segment.content, copies);

@@ -48,6 +48,8 @@ export interface RegionMemory {
   holdings(first: number, count: number, out: Float64Array): [number, number];
 
   setHomed(firstExtent: number, count: number, homed: boolean, lost: boolean): void;
+  /** Whose home the pages are, for lanes: first page, pages, slot of the home, generation of each slice. */
+  setSlices(slices: Float64Array): void;
   begin(page: number): number;
   directory(page: number, out: Float64Array): void;
   end(page: number, state: number, owner: number, version: number, copysetLow: number, copysetHigh: number, keepTxn: boolean): void;

@@ -16,6 +16,9 @@ export interface Traffic {
   invalidationsSent: number; invalidationsReceived: number; recallsSent: number; recallsReceived: number; requestsServed: number;
 }
 
+/** No member's slot. */
+const NO_SLOT = 0xffff_ffff;
+
 export class RegionProtocol {
   readonly losses = new RangeMap<Loss>((a, b) => a.member === b.member && a.epoch === b.epoch);
   readonly wants: Wants;
@@ -52,6 +55,7 @@ export class RegionProtocol {
     this.answers = new Answers(info, memory, view, this.home, this.losses);
     this.questions = new Questions(info, network, this.placement, nextId, (message, payload, reply) => this.ask(network.self, message, payload, reply));
     this.moves = new Moves(info, memory, network, timers, view, this.home, this.member, this.losses, () => this.flush());
+    this.tellSlices();
     for (const slice of info.slices) {
       if (slice.home !== network.self) continue;
       if (slice.from === 0 && slice.lostHome === 0) this.moves.adopt(slice);
@@ -121,6 +125,7 @@ export class RegionProtocol {
     const old = this.placement.slices;
     this.info = info;
     this.placement.update(info.slices);
+    this.tellSlices();
     const changed: Slice[] = [];
     for (const [index, slice] of info.slices.entries()) {
       // A home that dies while it hands over leaves the same new home behind, but with another task.
@@ -134,6 +139,14 @@ export class RegionProtocol {
       else this.member.homeLost(slice.first, slice.count, (member) => this.view.has(member));
     }
     this.questions.homesChanged((member) => this.view.has(member));
+  }
+
+  /** For lanes: a home that is not in the view has no slot, and is asked by nobody. */
+  private tellSlices(): void {
+    const { slices } = this.info;
+    const table = new Float64Array(4 * slices.length);
+    for (const [i, { first, count, home, generation }] of slices.entries()) table.set([first, count, this.view.has(home) ? this.view.slotOf(home) : NO_SLOT, generation], 4 * i);
+    this.memory.setSlices(table);
   }
 
   /** Leaving, first step: nothing is served any more. The views are closed. */

@@ -1,0 +1,122 @@
+// The express lane: a faulting thread asks the one other member that can decide alone, over a socket that is open
+// already, and that member's page server (a thread of its own) answers. Steps without any socket, which the simulator
+// interleaves like everything else, are in lane_steps.cc; the sockets are in lane_client.cc and page_server.cc.
+#pragma once
+
+#include <cstdint>
+
+#include "region.h"
+
+namespace faultline {
+
+// Pages of one request; the sum of their bytes is bounded, too.
+constexpr uint32_t kLanePages = 32;
+constexpr uint64_t kLaneBytes = 256 << 10;
+
+// ---- what goes over a lane: fixed sizes, this machine's byte order (members of another are refused at the join) -------
+
+constexpr uint32_t kLaneMagic = 0x316c6166;  // "fal1"
+
+enum LaneOp : uint8_t {
+  kLaneRequest = 1,   // member -> home: these pages, with this access
+  kLaneRecall = 2,    // home -> owner: this page back
+  kLaneReturned = 3,  // home -> owner: I have your bytes; no answer
+};
+
+struct LaneQuestion {
+  uint32_t magic;
+  uint8_t op;
+  uint8_t access;
+  uint8_t keep;      // kLaneRecall: stay with a shared copy
+  uint8_t count;     // kLaneRequest: pages first, first + stride, ...
+  uint32_t region;   // its id in the cluster's table
+  uint32_t generation;  // of the home of the page's slice
+  uint32_t version;  // kLaneRequest: of the copy that is held (one page only), 0 for none; else: what is recalled or was
+  int32_t stride;
+  uint64_t page;
+  uint32_t cpu;      // where the asking thread runs
+  uint32_t reserved;
+};
+static_assert(sizeof(LaneQuestion) == 40, "it goes over the wire");
+
+enum LaneContent : uint8_t { kLaneBytesFollow = 0, kLaneZero = 1, kLaneSame = 2 };
+
+struct LaneAnswer {
+  uint32_t magic;
+  uint8_t granted;   // pages; 0: ask the coordinator
+  uint8_t content;   // of all of them
+  uint16_t reserved;
+  uint32_t cpu;      // where the page server runs
+  uint32_t reserved2;
+  uint64_t received, answered;  // ns of CLOCK_MONOTONIC, if the two run on one machine
+  uint32_t versions[kLanePages];  // only as many as were asked for are sent
+};
+constexpr uint64_t kLaneAnswerHead = 32;
+inline uint64_t lane_answer_size(uint32_t count) { return kLaneAnswerHead + 4 * count; }
+
+// ---- streams --------------------------------------------------------------------------------------------------------
+
+// What a thread faults on in equal steps, forwards or backwards, is read ahead: two at the third fault, then twice as
+// many each time, until a fault comes elsewhere. Plain data.
+constexpr int kStreams = 4;
+struct Stream {
+  Region* region;
+  uint64_t last;    // the page that was faulted on, or read ahead, last
+  int64_t stride;   // 0: only one fault yet
+  uint32_t window;  // pages of the last request
+  uint32_t used;    // when it was used last, for the choice of a victim
+};
+struct Streams {
+  Stream at[kStreams];
+  uint32_t turn;
+};
+// A thread faults on the page: how many pages to ask for, and in which steps.
+uint32_t stream_window(Streams& streams, Region& region, uint64_t page, int64_t& stride);
+// So many were asked for.
+void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t count);
+
+// ---- the thread that faulted ----------------------------------------------------------------------------------------
+
+// A claim that is to be served over a lane, from serve_look() to lane_finish() or lane_give_up().
+struct LaneTurn {
+  void* lane = nullptr;  // taken, by whoever provides lanes
+  uint32_t slot = 0;     // of the member at the other end
+  bool hop = false;      // D4: this member is the home
+  LaneQuestion question;
+};
+
+// A free lane to the member at `slot`, or nullptr; and back. Async-signal-safe.
+void* lane_take(Region& region, uint32_t slot);
+void lane_put_back(Region& region, void* lane);
+
+// Does the page's home have lanes? Then takes one. Async-signal-safe, as all below.
+bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn);
+// The page has been claimed for the lane: the question, with what is read ahead claimed as well.
+void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_version, Streams* streams, LaneTurn& turn);
+// D4, first half: the page is homed here and another member has it. false: nothing was changed.
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn);
+// The answer is here, and the bytes are in the service view. Takes BUSY of all that can be installed ...
+void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t& begun);
+// ... opens them, and ends the claims.
+void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t begun);
+// No answer: the claims become the coordinator's, or end, and then the lane is put back, or what else is to be done with it.
+void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*));
+
+// ---- the page server ------------------------------------------------------------------------------------------------
+
+// One question, from the member at `slot`. Between the two halves LOCK and BUSY are held, and the gate is entered.
+struct Serving {
+  LaneQuestion question;
+  uint32_t slot = 0;
+  uint32_t taken = 0;          // pages
+  uint32_t closes = 0;         // bit i: page i is BUSY, and to be closed
+  LaneAnswer answer;
+  uint64_t first_byte = 0;     // kLaneBytesFollow: where the first page's bytes are in the memfd
+};
+
+bool serve_begin(Region& region, Serving& serving);
+void serve_finish(Region& region, Serving& serving);
+// kLaneReturned.
+void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question);
+
+}  // namespace faultline

@@ -1,0 +1,203 @@
+// The asking end of a lane, in the fault handler. It makes bare system calls (sendmsg, recvmsg, shutdown, write,
+// sched_getaffinity), reads the clock and the processor's number (clock_gettime is on POSIX's list; sched_getcpu reads
+// what the kernel keeps for this thread, and takes no lock), and touches memory that exists. Nothing else.
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "futex.h"
+#include "lanes.h"
+
+namespace faultline {
+namespace {
+
+// A lane that usually takes longer, ns, is not worth looking at all the while; once in so many questions it is tried again.
+constexpr uint32_t kWorthPolling = 60'000;
+constexpr uint32_t kTryAgain = 16;
+
+uint64_t now_ns() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
+bool has_two_processors() {
+  unsigned long mask[16] = {};
+  const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+  int count = 0;
+  for (long i = 0; i < bytes / static_cast<long>(sizeof(unsigned long)) && count < 2; i++) count += __builtin_popcountl(mask[i]);
+  return count > 1;
+}
+
+// The other end runs beside this thread, not in its place.
+bool may_poll(const Lane& lane, uint32_t cpu) {
+  if (lane_poll_us() == 0 || lane.server_cpu.load(std::memory_order_relaxed) == cpu) return false;
+  if (lane.usual.load(std::memory_order_relaxed) > kWorthPolling && lane.questions.load(std::memory_order_relaxed) % kTryAgain != 0) return false;
+  return true;
+}
+
+bool send_all(int fd, const void* bytes, size_t length) {
+  size_t done = 0;
+  while (done < length) {
+    const ssize_t sent = send(fd, static_cast<const char*>(bytes) + done, length - done, MSG_NOSIGNAL);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent <= 0) return false;
+    done += static_cast<size_t>(sent);
+  }
+  return true;
+}
+
+// What is to be received from byte `got` on: the answer's head, then the pages, each where it belongs.
+int places(const Region& region, const LaneQuestion& question, LaneAnswer& answer, uint64_t got, iovec* at) {
+  const uint64_t head = lane_answer_size(question.count);
+  int used = 0;
+  if (got < head) at[used++] = {reinterpret_cast<char*>(&answer) + got, head - got};
+  // Whoever holds a copy gets no bytes.
+  if (question.op == kLaneRequest && question.version != 0) return used;
+  const uint64_t skip = got > head ? got - head : 0;
+  const uint64_t size = region.page_size;
+  if (question.stride == 1) {
+    const uint64_t length = size * question.count;
+    if (skip < length) at[used++] = {region.service + question.page * size + skip, length - skip};
+    return used;
+  }
+  for (uint64_t i = skip / size; i < question.count; i++) {
+    const uint64_t within = i == skip / size ? skip % size : 0;
+    const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * static_cast<int64_t>(i));
+    at[used++] = {region.service + page * size + within, size - within};
+  }
+  return used;
+}
+
+// The whole answer, or false: the lane is of no use any more.
+bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at) {
+  const int fd = lane.fd.load(std::memory_order_relaxed);
+  const uint64_t head = lane_answer_size(question.count);
+  const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
+  bool polls = may_poll(lane, cpu) && has_two_processors();
+  const uint64_t until = asked_at + uint64_t{lane_poll_us()} * 1000;
+  iovec at[kLanePages + 1];
+  uint64_t got = 0;
+  uint64_t whole = head;
+  while (got < whole) {
+    msghdr message{};
+    message.msg_iov = at;
+    message.msg_iovlen = static_cast<size_t>(places(region, question, answer, got, at));
+    const ssize_t count = recvmsg(fd, &message, polls ? MSG_DONTWAIT : 0);
+    if (count > 0) {
+      const bool had_head = got >= head;
+      got += static_cast<uint64_t>(count);
+      if (!had_head && got >= head) {
+        if (answer.magic != kLaneMagic || answer.granted > question.count || answer.content > kLaneSame) return false;
+        const bool bytes = answer.granted > 0 && answer.content == kLaneBytesFollow;
+        if (bytes && question.op == kLaneRequest && question.version != 0) return false;
+        if (bytes) whole = head + answer.granted * region.page_size;
+      }
+      continue;
+    }
+    if (count < 0 && errno == EINTR) continue;
+    // EAGAIN of a socket that blocks: its longest time is over.
+    if (count < 0 && errno == EAGAIN && polls) {
+      polls = now_ns() < until;
+      continue;
+    }
+    return false;
+  }
+  return got == whole;
+}
+
+}  // namespace
+
+uint32_t lane_poll_us() {
+  static const uint32_t us = [] {
+    const char* text = getenv("FAULTLINE_LANE_POLL");
+    const long value = text != nullptr ? strtol(text, nullptr, 10) : 50;
+    return value < 0 ? 0u : value > 10'000 ? 10'000u : static_cast<uint32_t>(value);
+  }();
+  return us;
+}
+
+void* lane_take(Region& region, uint32_t slot) {
+  Member& member = *region.member;
+  if (slot >= kPeerSlots || member.handle != region.member_handle) return nullptr;
+  Lanes* lanes = member.lanes.load();
+  Peer* peer = lanes != nullptr ? lanes->peers[slot].load() : nullptr;
+  if (peer == nullptr) return nullptr;
+  uint32_t mask = peer->free.load();
+  while (mask != 0) {
+    const uint32_t bit = mask & (~mask + 1);
+    if (!peer->free.compare_exchange_weak(mask, mask & ~bit)) continue;
+    Lane* lane = &peer->lanes[__builtin_ctz(bit)];
+    if (peer->up.load()) return lane;
+    lane_put_back(region, lane);
+    return nullptr;
+  }
+  return nullptr;
+}
+
+void lane_put_back(Region&, void* taken) {
+  auto* lane = static_cast<Lane*>(taken);
+  lane->peer->free.fetch_or(1u << lane->index);
+}
+
+namespace {
+
+// In place of putting it back: its socket is shut, and the page server's thread makes a new one. The descriptor is closed
+// there, too, so that nobody shuts one that has become somebody else's.
+void lane_break(Region& region, Lane& lane) {
+  Lanes& lanes = *region.member->lanes.load();
+  lanes.wakers.fetch_add(1);
+  shutdown(lane.fd.load(), SHUT_RDWR);
+  lane.peer->broken.fetch_or(1u << lane.index);
+  const int event = lanes.event.load();
+  const uint64_t one = 1;
+  ssize_t written = event >= 0 ? write(event, &one, sizeof one) : 0;
+  static_cast<void>(written);
+  lanes.wakers.fetch_sub(1);
+}
+
+}  // namespace
+
+void lane_exchange(Region& region, LaneTurn& turn) {
+  auto& lane = *static_cast<Lane*>(turn.lane);
+  LaneQuestion& question = turn.question;
+  question.cpu = static_cast<uint32_t>(sched_getcpu());
+  question.reserved = 0;
+  LaneAnswer answer;
+  // The service view stays while somebody receives into it.
+  region.on_lanes.fetch_add(1);
+  region.stats.lane_messages.fetch_add(2, std::memory_order_relaxed);
+  lane.questions.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t asked_at = now_ns();
+  const int fd = lane.fd.load(std::memory_order_relaxed);
+  if (send_all(fd, &question, sizeof question) && receive(region, question, lane, answer, asked_at)) {
+    const uint64_t took = now_ns() - asked_at;
+    const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
+    lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
+    lane.server_cpu.store(answer.cpu, std::memory_order_relaxed);
+    uint32_t begun = 0;
+    lane_install(region, turn, answer, begun);
+    if (turn.hop && begun != 0) {
+      // The owner need not keep the bytes any longer. If this does not arrive it keeps them in vain.
+      LaneQuestion thanks = question;
+      thanks.op = kLaneReturned;
+      region.stats.lane_messages.fetch_add(1, std::memory_order_relaxed);
+      send_all(fd, &thanks, sizeof thanks);
+    }
+    lane_finish(region, turn, answer, begun);
+  } else {
+    region.stats.lane_broken.fetch_add(1, std::memory_order_relaxed);
+    lane_give_up(region, turn, [](Region& at, void* taken) { lane_break(at, *static_cast<Lane*>(taken)); });
+  }
+  region.on_lanes.fetch_sub(1);
+}
+
+}  // namespace faultline

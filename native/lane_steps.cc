@@ -1,0 +1,336 @@
+// What a lane's two ends do to words and mappings, without any socket. The asking half runs in the fault handler:
+// atomics on memory that exists, the guard, lseek, memset, the ring and the futex, all async-signal-safe.
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "futex.h"
+#include "lane.h"
+
+namespace faultline {
+namespace {
+
+uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
+
+void count(std::atomic<uint64_t>& counter, uint64_t by = 1) { counter.fetch_add(by, std::memory_order_relaxed); }
+
+uint64_t page_of(const LaneQuestion& question, uint32_t i) { return question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i); }
+
+// Where the memfd has bytes at or after a page; the region's end if nowhere. (lseek is async-signal-safe, and nobody uses
+// the descriptor's position.)
+uint64_t next_data(const Region& region, uint64_t page) {
+  const off_t data = lseek(region.memfd, static_cast<off_t>(page * region.page_size), SEEK_DATA);
+  return data < 0 ? region.size : static_cast<uint64_t>(data);
+}
+
+bool is_hole(const Region& region, uint64_t page) { return next_data(region, page) >= (page + 1) * region.page_size; }
+
+// BUSY ends by itself, after a protection change or a copy.
+InstallStep begin(PageEntry& page, uint32_t version, bool& was_open) {
+  for (;;) {
+    const InstallStep step = begin_install(page, version, was_open, true);
+    if (step != InstallStep::kBusyPage) return step;
+#ifdef FAULTLINE_SIMULATION
+    wait_for_busy();
+#else
+    sched_yield();
+#endif
+  }
+}
+
+void to_coordinator(Region& region, uint64_t page, bool faulted) {
+  uint32_t access = 0;
+  uint32_t held_version = 0;
+  After after;
+  PageEntry& entry = region.pages[page];
+  const bool goes_on = faulted ? claim_to_coordinator(entry, access, held_version, after) : release_ahead(entry, access, held_version, after);
+  if (goes_on && region.member->handle == region.member_handle) region.member->ring.push({kRingFault, region.handle, page, access, held_version});
+  settle(region, page, after);
+}
+
+void end_question(Region& region, LaneTurn& turn, bool served, void (*with_lane)(Region&, void*)) {
+  if (turn.hop && !served && leave_hop(region.directory[turn.question.page])) settle(region, turn.question.page, {false, true});
+  // Last: who waits for the lanes to be idle knows then that no claim is left on them.
+  with_lane(region, turn.lane);
+  turn.lane = nullptr;
+}
+
+}  // namespace
+
+// ---- streams --------------------------------------------------------------------------------------------------------
+
+uint32_t stream_window(Streams& streams, Region& region, uint64_t page, int64_t& stride) {
+  // As near as that, a fault may belong to a stream whose stride is not known yet, or has changed.
+  constexpr int64_t kNear = 64;
+  streams.turn++;
+  Stream* oldest = &streams.at[0];
+  Stream* near = nullptr;
+  for (Stream& stream : streams.at) {
+    if (static_cast<int32_t>(stream.used - oldest->used) < 0) oldest = &stream;
+    if (stream.region != &region) continue;
+    const auto step = static_cast<int64_t>(page - stream.last);
+    if (stream.stride != 0 && step == stream.stride) {
+      stream.used = streams.turn;
+      stream.window = stream.window == 0 ? 2 : stream.window * 2;
+      stride = stream.stride;
+      return stream.window;
+    }
+    if (step != 0 && step > -kNear && step < kNear) near = &stream;
+  }
+  Stream& stream = near != nullptr ? *near : *oldest;
+  stream.stride = near != nullptr ? static_cast<int64_t>(page - stream.last) : 0;
+  stream.region = &region;
+  stream.last = page;
+  stream.window = 0;
+  stream.used = streams.turn;
+  stride = 1;
+  return 1;
+}
+
+void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t asked) {
+  for (Stream& stream : streams.at) {
+    if (stream.region != &region || stream.used != streams.turn) continue;
+    stream.last = page + static_cast<uint64_t>(stream.stride * static_cast<int64_t>(asked > 0 ? asked - 1 : 0));
+    if (stream.window > asked) stream.window = asked;
+  }
+}
+
+// ---- the thread that faulted ----------------------------------------------------------------------------------------
+
+bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
+  const Slices::Slice* slice = region.slice_of(page);
+  if (slice == nullptr) return false;
+  turn.lane = lane_take(region, slice->slot);
+  if (turn.lane == nullptr) return false;
+  turn.slot = slice->slot;
+  turn.hop = false;
+  turn.question.generation = slice->generation;
+  return true;
+}
+
+void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_version, Streams* streams, LaneTurn& turn) {
+  LaneQuestion& question = turn.question;
+  question.magic = kLaneMagic;
+  question.op = kLaneRequest;
+  question.access = static_cast<uint8_t>(access);
+  question.keep = 0;
+  question.count = 1;
+  question.region = region.id;
+  question.version = held_version;
+  question.stride = 1;
+  question.page = page;
+  if (held_version != 0 || streams == nullptr) return;
+  int64_t stride = 1;
+  uint64_t window = stream_window(*streams, region, page, stride);
+  const uint64_t most = kLaneBytes >> region.page_shift;
+  if (window > most) window = most;
+  if (window > kLanePages) window = kLanePages;
+  // The home of the first page is asked for all of them.
+  const Slices::Slice* slice = region.slice_of(page);
+  uint32_t asked = 1;
+  for (; asked < window; asked++) {
+    const uint64_t next = page + static_cast<uint64_t>(stride * asked);
+    if (slice == nullptr || next < slice->first || next - slice->first >= slice->count || region.homed_here(next)) break;
+    region.touch(next, kPagesTouched);
+    if (!claim_ahead(region.pages[next], access)) break;
+  }
+  question.count = static_cast<uint8_t>(asked);
+  question.stride = static_cast<int32_t>(stride);
+  stream_asked(*streams, region, page, asked);
+}
+
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn) {
+  const uint64_t word = region.directory[page].word.load();
+  if (state_of(word) != kOwned || (word & kDirectoryFlags)) return false;
+  const Slices::Slice* slice = region.slice_of(page);
+  if (slice == nullptr) return false;
+  turn.slot = owner_of(word);
+  turn.lane = lane_take(region, turn.slot);
+  if (turn.lane == nullptr) return false;
+  Gate& gate = region.member->gate;
+  uint32_t version = 0;
+  ServeStep step = ServeStep::kRefused;
+  if (gate.enter()) {
+    if (region.homed_here(page)) step = begin_hop(region.pages[page], region.directory[page], access, turn.slot, registered, version);
+    gate.leave();
+  }
+  if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
+  if (step != ServeStep::kLocked) {
+    lane_put_back(region, turn.lane);
+    turn.lane = nullptr;
+    return false;
+  }
+  turn.hop = true;
+  LaneQuestion& question = turn.question;
+  question.magic = kLaneMagic;
+  question.op = kLaneRecall;
+  question.access = static_cast<uint8_t>(access);
+  question.keep = access == kRead;
+  question.count = 1;
+  question.region = region.id;
+  question.generation = slice->generation;
+  question.version = version;
+  question.stride = 1;
+  question.page = page;
+  return true;
+}
+
+void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t& begun) {
+  const LaneQuestion& question = turn.question;
+  begun = 0;
+  for (uint32_t i = 0; i < question.count; i++) {
+    const uint64_t page = page_of(question, i);
+    PageEntry& entry = region.pages[page];
+    bool was_open = false;
+    if (i >= answer.granted) {
+      to_coordinator(region, page, i == 0);
+      continue;
+    }
+    // Not open: nobody reads the page while it is cleared.
+    if (answer.content == kLaneZero && !is_hole(region, page)) memset(region.service + page * region.page_size, 0, region.page_size);
+    const InstallStep step = begin(entry, answer.versions[i], was_open);
+    if (step == InstallStep::kBegun) begun |= 1u << i;
+    else {
+      count(region.stats.discarded_pages);
+      if (step == InstallStep::kDiscarded) to_coordinator(region, page, i == 0);
+    }
+  }
+}
+
+void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t begun) {
+  const LaneQuestion& question = turn.question;
+  const uint32_t grant = question.access == kWrite ? kExclusive : kShared;
+  const uint32_t now = clock32();
+  uint32_t installed = 0;
+  const bool forwards = question.stride == 1;
+  for (uint32_t i = 0; i < question.count;) {
+    if (!(begun >> i & 1)) {
+      i++;
+      continue;
+    }
+    uint32_t end = i + 1;
+    while ((forwards || question.stride == -1) && end < question.count && (begun >> end & 1)) end++;
+    const uint64_t first = page_of(question, forwards ? i : end - 1);
+    const uint32_t opened = open_run(region, first, end - i, open_of(grant));
+    for (; i < end; i++) {
+      const uint64_t page = page_of(question, i);
+      if (turn.hop) {
+        const HomeAfter after = end_hop(region.pages[page], region.directory[page], question.keep != 0, turn.slot, opened, now);
+        settle(region, page, {after.page.wake, after.page.ring || after.ring});
+      } else {
+        settle(region, page, end_install(region.pages[page], answer.versions[i], grant, opened, now));
+      }
+      installed++;
+    }
+  }
+  count(region.stats.installed_pages, installed);
+  if (answer.content == kLaneBytesFollow) count(region.stats.installed_bytes, installed * region.page_size);
+  else count(region.stats.installed_without_bytes, installed);
+  const bool served = (begun & 1) != 0;
+  if (served) {
+    count(region.stats.lane_faults);
+    count(region.stats.lane_pages_ahead, installed - 1);
+  } else {
+    count(region.stats.lane_referred);
+  }
+  end_question(region, turn, served, lane_put_back);
+}
+
+void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*)) {
+  for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), i == 0);
+  end_question(region, turn, false, with_lane);
+}
+
+// ---- the page server ------------------------------------------------------------------------------------------------
+
+bool serve_begin(Region& region, Serving& serving) {
+  const LaneQuestion& question = serving.question;
+  LaneAnswer& answer = serving.answer;
+  memset(&answer, 0, sizeof answer);
+  answer.magic = kLaneMagic;
+  serving.taken = 0;
+  serving.closes = 0;
+  count(region.stats.lane_served);
+  Gate& gate = region.member->gate;
+  if (question.page >= region.page_count || question.count > kLanePages || (question.access != kRead && question.access != kWrite) || !gate.enter()) return false;
+  const Slices::Slice* slice = region.slice_of(question.page);
+  // Asked inside the gate: a member that is frozen, or down, grants nothing, and homes change only outside of it.
+  const uint64_t lease = region.member->lease.load();
+  const bool fenced = lease != 0 && now_us() >= lease;
+  const bool able = !fenced && slice != nullptr && slice->generation == question.generation && effective_down(region) == kUp;
+  if (able && question.op == kLaneRecall) {
+    if (slice->slot == serving.slot && begin_lane_recall(region.pages[question.page], question.version, question.keep != 0, clock32())) {
+      serving.taken = 1;
+      serving.closes = 1;
+      return true;
+    }
+  } else if (able && question.op == kLaneRequest && region.homed_here(question.page)) {
+    const uint32_t now = clock32();
+    for (; serving.taken < question.count; serving.taken++) {
+      const uint64_t page = page_of(question, serving.taken);
+      if (page < slice->first || page - slice->first >= slice->count) break;
+      region.touch(page, kPagesTouched | kDirectoryTouched);
+      const ServeStep step = lock_serve(region.pages[page], region.directory[page], question.access, serving.slot, question.version, now);
+      if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
+      if (step != ServeStep::kLocked && step != ServeStep::kClose) break;
+      if (step == ServeStep::kClose) serving.closes |= 1u << serving.taken;
+    }
+    if (serving.taken > 0) return true;
+  }
+  gate.leave();
+  return false;
+}
+
+void serve_finish(Region& region, Serving& serving) {
+  const LaneQuestion& question = serving.question;
+  LaneAnswer& answer = serving.answer;
+  const bool recall = question.op == kLaneRecall;
+  const bool to_shared = recall ? question.keep != 0 : question.access == kRead;
+  const bool neighbours = question.stride == 1;
+  for (uint32_t i = 0; i < serving.taken;) {
+    const uint64_t first = page_of(question, i);
+    const auto open_at = [&](uint32_t at) { return open(region.pages[page_of(question, at)].word.load()) != kOpenNone; };
+    if (!(serving.closes >> i & 1)) {
+      i++;
+      continue;
+    }
+    const bool is_open = open_at(i);
+    uint32_t end = i + 1;
+    while (neighbours && end < serving.taken && (serving.closes >> end & 1) && open_at(end) == is_open) end++;
+    // To read-only only what was open: what is closed stays closed until somebody needs it.
+    const uint32_t opened = is_open ? close_run(region, first, end - i, to_shared ? kOpenRead : kOpenNone) : uint32_t{kOpenNone};
+    for (; i < end; i++) settle(region, page_of(question, i), end_close(region.pages[page_of(question, i)], to_shared, recall, opened));
+  }
+  // Pages that nobody has written are holes, and need no bytes. All pages of an answer are alike.
+  const bool same = !recall && question.version != 0;
+  const bool zero = !same && is_hole(region, question.page);
+  answer.content = same ? kLaneSame : zero ? kLaneZero : kLaneBytesFollow;
+  serving.first_byte = question.page * region.page_size;
+  uint32_t granted = 0;
+  for (; granted < serving.taken; granted++) {
+    const uint64_t page = page_of(question, granted);
+    if (granted > 0 && is_hole(region, page) != zero) break;
+    if (recall) {
+      answer.versions[0] = question.version;
+      continue;
+    }
+    if (unlock_serve(region.directory[page], question.access, serving.slot, answer.versions[granted])) settle(region, page, {false, true});
+  }
+  for (uint32_t i = granted; i < serving.taken; i++) {
+    const uint64_t page = page_of(question, i);
+    if (unlock_unserved(region.directory[page])) settle(region, page, {false, true});
+  }
+  answer.granted = static_cast<uint8_t>(granted);
+  region.member->gate.leave();
+  count(region.stats.lane_pages_out, granted);
+  if (answer.content == kLaneBytesFollow) count(region.stats.lane_bytes_out, granted * region.page_size);
+}
+
+void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question) {
+  if (question.page >= region.page_count) return;
+  const Slices::Slice* slice = region.slice_of(question.page);
+  if (slice != nullptr && slice->slot == slot) returned(region.pages[question.page], question.version);
+}
+
+}  // namespace faultline

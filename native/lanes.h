@@ -1,0 +1,84 @@
+// The lanes of one member: sockets to the page servers of the others, and its own page server. Lanes are made and ended
+// by the page server's thread and the coordinator; the fault handler only takes one that is free, and puts it back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "lane.h"
+
+namespace faultline {
+
+// Lanes to one peer: as many threads may have a fault under way there at a time; more take the ring.
+constexpr uint32_t kLanesPerPeer = 4;
+constexpr uint32_t kPeerSlots = 1023;
+constexpr uint32_t kTokenBytes = 16;
+
+struct Peer;
+
+struct Lane {
+  Peer* peer = nullptr;
+  uint32_t index = 0;
+  std::atomic<int> fd{-1};
+  // Where the page server at the other end ran when it answered last.
+  std::atomic<uint32_t> server_cpu{UINT32_MAX};
+  // ns that an answer usually takes: a moving average.
+  std::atomic<uint32_t> usual{0};
+  std::atomic<uint32_t> questions{0};
+};
+
+// What this member knows of another, for lanes. Kept for the next one in the same slot: a handler may look at it.
+struct Peer {
+  uint32_t slot = 0;
+  std::atomic<uint32_t> member{0};  // its id; 0: nobody
+  std::atomic<bool> up{false};
+  // Bit i: lane i can be taken; has an open socket; is to be made anew.
+  std::atomic<uint32_t> free{0};
+  std::atomic<uint32_t> broken{0};
+  Lane lanes[kLanesPerPeer];
+
+  // Under Lanes::mutex.
+  uint32_t connected = 0;
+  uint32_t connecting = 0;
+  std::string address;             // where its page server listens; empty: not known yet
+  uint8_t token[kTokenBytes] = {};     // that it wants to hear
+  uint8_t expected[kTokenBytes] = {};  // that it must say here
+  uint64_t again_at = 0;           // µs: when to connect again
+  uint32_t attempts = 0;
+};
+
+struct Lanes {
+  std::atomic<Peer*> peers[kPeerSlots] = {};
+  // One message written to it makes the page server look at `broken`, at new peers, or at `stopping`.
+  std::atomic<int> event{-1};
+  std::atomic<uint32_t> wakers{0};  // threads that are about to
+  std::mutex mutex;
+  bool running = false;
+  std::string address;
+  void* server = nullptr;
+};
+
+// Starts the member's page server. `host`: an address to listen at by TCP, or empty for an abstract Unix socket (members
+// on one machine). Returns the address for the others, or "" and `failure`.
+std::string lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure);
+// Somebody is in the view: the token that it must say when it connects.
+void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token);
+// It listens there, and wants this token.
+void lanes_connect(Member& member, uint32_t slot, uint32_t id, const std::string& address, const uint8_t* token);
+// It is out of the view. When this returns no question to or from it is under way, and none will be.
+void lanes_close_peer(Member& member, uint32_t slot, uint32_t id);
+// The page server ends, and all lanes; waits for threads that use one (they find its socket shut). Any number of times.
+void lanes_stop(Member& member);
+
+// Lanes that are open to others now.
+uint32_t lanes_connected(Member& member);
+
+// For the handler: asks, installs, ends the claims. Async-signal-safe.
+void lane_exchange(Region& region, LaneTurn& turn);
+
+// µs that both ends look at a socket before they sleep (FAULTLINE_LANE_POLL); 0: they sleep at once.
+uint32_t lane_poll_us();
+
+}  // namespace faultline

@@ -1,0 +1,697 @@
+// The page server: one thread for each member that answers questions which come over lanes, and makes this member's own
+// lanes to others. It never waits for a message while anything is locked, and never calls into JavaScript.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "fault.h"
+#include "futex.h"
+#include "lanes.h"
+
+namespace faultline {
+namespace {
+
+constexpr uint32_t kHelloMagic = 0x68616c66;  // "flah"
+constexpr uint32_t kHelloVersion = 1;
+// s that a thread waits for an answer at the longest; then the lane is closed and the coordinator takes over.
+constexpr timeval kAnswerTime{0, 200'000};
+// µs before a lane that could not be made is tried again: the first time, and at the longest.
+constexpr uint64_t kAgain = 20'000;
+constexpr uint64_t kAgainLongest = 1'000'000;
+// µs that a stranger may take to say who it is.
+constexpr uint64_t kHelloTime = 1'000'000;
+constexpr int kBuffer = 512 << 10;
+// The processor's time slice, ns: who waits for this thread should not wait for a whole slice of a busy one.
+constexpr uint64_t kSlice = 100'000;
+
+struct Hello {
+  uint32_t magic, version;
+  uint8_t token[kTokenBytes];
+  uint32_t from, to;  // members' ids
+};
+struct Welcome {
+  uint32_t magic, ok;
+};
+
+uint64_t now_ns() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
+// Compares in a time that does not depend on where they differ.
+bool same_token(const uint8_t* a, const uint8_t* b) {
+  uint8_t difference = 0;
+  for (uint32_t i = 0; i < kTokenBytes; i++) difference |= a[i] ^ b[i];
+  return difference == 0;
+}
+
+// A socket that others opened to this page server, or that is being opened to theirs.
+struct Connection {
+  int fd = -1;
+  Lane* outgoing = nullptr;  // being opened: the lane that it will be
+  uint32_t outgoing_member = 0;
+  Peer* peer = nullptr;      // accepted: who it is; nullptr: has not said yet
+  uint32_t member = 0;
+  uint64_t since = 0;
+  uint8_t in[256];
+  uint32_t in_length = 0;
+  bool connected = false;
+  // An answer that did not fit into the socket: what is left of the head, then of the pages.
+  Serving serving;
+  Region* region = nullptr;  // whose active count is raised while it is set
+  uint64_t sent = 0;
+  uint64_t whole = 0;
+};
+
+struct Server {
+  Member& member;
+  Lanes& lanes;
+  int epoll = -1;
+  int listener = -1;
+  pthread_t thread{};
+  bool stopping = false;  // under the mutex
+  uint32_t self = 0;
+  std::vector<std::unique_ptr<Connection>> connections;
+  // µs: when lanes that are to be made, and strangers, are looked at next.
+  uint64_t look_at = 0;
+  // Polling: until when, ns; how worth while it has been; whom it is for.
+  uint64_t poll_until = 0;
+  int worth = 8;
+  uint32_t skipped = 0;
+  int hot = -1;
+  bool answered = false;
+
+  Server(Member& m, Lanes& l) : member(m), lanes(l) {}
+
+  // ---- sockets ------------------------------------------------------------------------------------------------------
+
+  void watch(Connection* connection, int fd, uint32_t events, int how) {
+    epoll_event event{};
+    event.events = events;
+    event.data.ptr = connection;
+    epoll_ctl(epoll, how, fd, &event);
+  }
+
+  static void prepare(int fd) {
+    const int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // fails on Unix sockets, which need none
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kBuffer, sizeof kBuffer);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kBuffer, sizeof kBuffer);
+  }
+
+  void drop(Connection* connection) {
+    if (connection->outgoing != nullptr) {
+      Peer& peer = *connection->outgoing->peer;
+      peer.connecting &= ~(1u << connection->outgoing->index);
+      peer.attempts++;
+      peer.again_at = now_us() + std::min(kAgainLongest, kAgain << std::min(peer.attempts, 6u));
+    }
+    if (connection->region != nullptr) let_go(connection);
+    look_at = 0;
+    close(connection->fd);
+    for (auto it = connections.begin(); it != connections.end(); ++it) {
+      if (it->get() != connection) continue;
+      connections.erase(it);
+      return;
+    }
+  }
+
+  static void let_go(Connection* connection) {
+    connection->region->on_lanes.fetch_sub(1);
+    region_leave(*connection->region);
+    connection->region = nullptr;
+  }
+
+  // ---- this member's lanes to others ----------------------------------------------------------------------------------
+
+  // Makes what is missing. Returns the µs until it should be called again, or -1.
+  int64_t make_lanes() {
+    int64_t next = -1;
+    const uint64_t now = now_us();
+    for (uint32_t slot = 0; slot < kPeerSlots; slot++) {
+      Peer* peer = lanes.peers[slot].load();
+      if (peer == nullptr || !peer->up.load()) continue;
+      const uint32_t broken = peer->broken.exchange(0);
+      for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+        if (!(broken >> i & 1)) continue;
+        close(peer->lanes[i].fd.exchange(-1));
+        peer->connected &= ~(1u << i);
+        peer->again_at = now + kAgain;
+      }
+      if (peer->address.empty()) continue;
+      for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+        if ((peer->connected | peer->connecting) >> i & 1) continue;
+        if (peer->again_at > now) {
+          const auto wait = static_cast<int64_t>(peer->again_at - now);
+          if (next < 0 || wait < next) next = wait;
+          break;
+        }
+        connect_lane(*peer, i);
+      }
+    }
+    return next;
+  }
+
+  void connect_lane(Peer& peer, uint32_t index) {
+    sockaddr_storage address{};
+    socklen_t length = 0;
+    if (!parse(peer.address, address, length)) {
+      peer.address.clear();
+      return;
+    }
+    const int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) {
+      peer.again_at = now_us() + kAgainLongest;
+      return;
+    }
+    prepare(fd);
+    auto made = std::make_unique<Connection>();
+    Connection* connection = made.get();
+    connection->fd = fd;
+    connection->outgoing = &peer.lanes[index];
+    connection->outgoing_member = peer.member.load();
+    connection->since = now_us();
+    connections.push_back(std::move(made));
+    peer.connecting |= 1u << index;
+    if (connect(fd, reinterpret_cast<sockaddr*>(&address), length) != 0 && errno != EINPROGRESS) return drop(connection);
+    watch(connection, fd, EPOLLOUT, EPOLL_CTL_ADD);
+  }
+
+  // "unix:NAME" (abstract), "tcp:ADDRESS:PORT"
+  static bool parse(const std::string& text, sockaddr_storage& out, socklen_t& length) {
+    if (text.rfind("unix:", 0) == 0) {
+      auto& address = reinterpret_cast<sockaddr_un&>(out);
+      const std::string name = text.substr(5);
+      if (name.empty() || name.size() + 1 > sizeof address.sun_path) return false;
+      address.sun_family = AF_UNIX;
+      address.sun_path[0] = 0;
+      memcpy(address.sun_path + 1, name.data(), name.size());
+      length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+      return true;
+    }
+    const size_t colon = text.rfind(':');
+    if (text.rfind("tcp:", 0) != 0 || colon <= 4) return false;
+    return parse_ip(text.substr(4, colon - 4), static_cast<uint16_t>(strtoul(text.c_str() + colon + 1, nullptr, 10)), out, length);
+  }
+
+  static bool parse_ip(const std::string& host, uint16_t port, sockaddr_storage& out, socklen_t& length) {
+    auto& four = reinterpret_cast<sockaddr_in&>(out);
+    auto& six = reinterpret_cast<sockaddr_in6&>(out);
+    if (inet_pton(AF_INET, host.c_str(), &four.sin_addr) == 1) {
+      four.sin_family = AF_INET;
+      four.sin_port = htons(port);
+      length = sizeof four;
+      return true;
+    }
+    if (inet_pton(AF_INET6, host.c_str(), &six.sin6_addr) != 1) return false;
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(port);
+    length = sizeof six;
+    return true;
+  }
+
+  void outgoing_ready(Connection* connection) {
+    Peer& peer = *connection->outgoing->peer;
+    if (!connection->connected) {
+      int error = 0;
+      socklen_t length = sizeof error;
+      if (getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error != 0) return drop(connection);
+      connection->connected = true;
+      Hello hello{kHelloMagic, kHelloVersion, {}, self, connection->outgoing_member};
+      memcpy(hello.token, peer.token, kTokenBytes);
+      if (send(connection->fd, &hello, sizeof hello, MSG_NOSIGNAL | MSG_DONTWAIT) != static_cast<ssize_t>(sizeof hello)) return drop(connection);
+      return watch(connection, connection->fd, EPOLLIN, EPOLL_CTL_MOD);
+    }
+    const ssize_t got = recv(connection->fd, connection->in + connection->in_length, sizeof(Welcome) - connection->in_length, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (got <= 0) return drop(connection);
+    connection->in_length += static_cast<uint32_t>(got);
+    if (connection->in_length < sizeof(Welcome)) return;
+    Welcome welcome;
+    memcpy(&welcome, connection->in, sizeof welcome);
+    if (welcome.magic != kHelloMagic || welcome.ok != 1 || !peer.up.load() || peer.member.load() != connection->outgoing_member) return drop(connection);
+    // From here on it belongs to the thread that takes it: blocking, with a longest time.
+    const int fd = connection->fd;
+    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr);
+    set_blocking(fd);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kAnswerTime, sizeof kAnswerTime);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kAnswerTime, sizeof kAnswerTime);
+    Lane& lane = *connection->outgoing;
+    const uint32_t bit = 1u << lane.index;
+    peer.connecting &= ~bit;
+    peer.connected |= bit;
+    peer.attempts = 0;
+    lane.server_cpu.store(UINT32_MAX);
+    lane.usual.store(0);
+    lane.fd.store(fd);
+    connection->outgoing = nullptr;
+    for (auto it = connections.begin(); it != connections.end(); ++it) {
+      if (it->get() != connection) continue;
+      connections.erase(it);
+      break;
+    }
+    peer.free.fetch_or(bit);
+  }
+
+  static void set_blocking(int fd);
+
+  // ---- questions ------------------------------------------------------------------------------------------------------
+
+  void accept_all() {
+    for (;;) {
+      const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (fd < 0) return;
+      prepare(fd);
+      auto made = std::make_unique<Connection>();
+      made->fd = fd;
+      made->since = now_us();
+      watch(made.get(), fd, EPOLLIN, EPOLL_CTL_ADD);
+      connections.push_back(std::move(made));
+      look_at = 0;
+    }
+  }
+
+  // Another user's process may find an abstract socket: it is not let in, whatever it says.
+  static bool same_user(int fd) {
+    ucred credentials{};
+    socklen_t length = sizeof credentials;
+    sockaddr_storage address{};
+    socklen_t address_length = sizeof address;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &address_length) != 0) return false;
+    if (address.ss_family != AF_UNIX) return true;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0 && credentials.uid == geteuid();
+  }
+
+  bool greet(Connection* connection) {
+    Hello hello;
+    memcpy(&hello, connection->in, sizeof hello);
+    memmove(connection->in, connection->in + sizeof hello, connection->in_length - sizeof hello);
+    connection->in_length -= sizeof hello;
+    if (hello.magic != kHelloMagic || hello.version != kHelloVersion || hello.to != self || !same_user(connection->fd)) return false;
+    for (uint32_t slot = 0; slot < kPeerSlots; slot++) {
+      Peer* peer = lanes.peers[slot].load();
+      if (peer == nullptr || !peer->up.load() || peer->member.load() != hello.from) continue;
+      if (!same_token(hello.token, peer->expected)) return false;
+      connection->peer = peer;
+      connection->member = hello.from;
+      const Welcome welcome{kHelloMagic, 1};
+      return send(connection->fd, &welcome, sizeof welcome, MSG_NOSIGNAL | MSG_DONTWAIT) == static_cast<ssize_t>(sizeof welcome);
+    }
+    return false;
+  }
+
+  void readable(Connection* connection) {
+    for (;;) {
+      const ssize_t got = recv(connection->fd, connection->in + connection->in_length, sizeof connection->in - connection->in_length, MSG_DONTWAIT);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0 && errno == EAGAIN) return;
+      if (got <= 0) return drop(connection);
+      connection->in_length += static_cast<uint32_t>(got);
+      if (connection->peer == nullptr) {
+        if (connection->in_length < sizeof(Hello)) continue;
+        if (!greet(connection)) return drop(connection);
+      }
+      while (connection->in_length >= sizeof(LaneQuestion)) {
+        // Whoever asks again before it has its answer breaks the rules.
+        if (connection->whole != 0) return drop(connection);
+        memcpy(&connection->serving.question, connection->in, sizeof(LaneQuestion));
+        connection->in_length -= sizeof(LaneQuestion);
+        memmove(connection->in, connection->in + sizeof(LaneQuestion), connection->in_length);
+        if (!answer(connection)) return drop(connection);
+      }
+      // One question at a time comes over a lane: there is seldom more to read.
+      return;
+    }
+  }
+
+  bool answer(Connection* connection) {
+    Serving& serving = connection->serving;
+    const LaneQuestion& question = serving.question;
+    if (question.magic != kLaneMagic || question.count == 0 || question.count > kLanePages) return false;
+    const uint64_t received = now_ns();
+    serving.slot = connection->peer->slot;
+    Region* region = region_enter_id(member, question.region);
+    if (question.op == kLaneReturned) {
+      if (region != nullptr) {
+        serve_returned(*region, serving.slot, question);
+        region_leave(*region);
+      }
+      return true;
+    }
+    if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
+    memset(&serving.answer, 0, kLaneAnswerHead);
+    serving.answer.magic = kLaneMagic;
+    const bool able = region != nullptr && (question.op == kLaneRequest || question.count == 1) && serve_begin(*region, serving);
+    if (able) serve_finish(*region, serving);
+    LaneAnswer& answer = serving.answer;
+    const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
+    answer.cpu = cpu;
+    answer.received = received;
+    answer.answered = now_ns();
+    connection->region = region;
+    if (region != nullptr) region->on_lanes.fetch_add(1);
+    connection->sent = 0;
+    connection->whole = lane_answer_size(question.count);
+    if (answer.granted > 0 && answer.content == kLaneBytesFollow) connection->whole += answer.granted * region->page_size;
+    if (!push_out(connection)) return false;
+    plan_polling(connection, question.cpu, cpu);
+    return true;
+  }
+
+  // Sends what the socket takes. false: it is broken.
+  bool push_out(Connection* connection) {
+    const LaneQuestion& question = connection->serving.question;
+    const uint64_t head = lane_answer_size(question.count);
+    const bool waited = connection->sent > 0;
+    while (connection->sent < connection->whole) {
+      iovec at[kLanePages + 1];
+      int used = 0;
+      const uint64_t sent = connection->sent;
+      if (sent < head) at[used++] = {reinterpret_cast<char*>(&connection->serving.answer) + sent, head - sent};
+      if (connection->whole > head) {
+        const Region& region = *connection->region;
+        const uint64_t skip = sent > head ? sent - head : 0;
+        const uint64_t size = region.page_size;
+        const uint64_t pages = (connection->whole - head) / size;
+        for (uint64_t i = skip / size; i < pages; i++) {
+          const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * static_cast<int64_t>(i));
+          const uint64_t within = i == skip / size ? skip % size : 0;
+          // Neighbours in one piece.
+          if (question.stride == 1) {
+            at[used++] = {region.service + page * size + within, (pages - i) * size - within};
+            break;
+          }
+          at[used++] = {region.service + page * size + within, size - within};
+        }
+      }
+      msghdr message{};
+      message.msg_iov = at;
+      message.msg_iovlen = static_cast<size_t>(used);
+      const ssize_t count = sendmsg(connection->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0 && errno == EAGAIN) {
+        if (!waited) watch(connection, connection->fd, EPOLLOUT, EPOLL_CTL_MOD);
+        return true;
+      }
+      if (count <= 0) return false;
+      connection->sent += static_cast<uint64_t>(count);
+    }
+    if (connection->region != nullptr) let_go(connection);
+    connection->whole = 0;
+    if (waited) watch(connection, connection->fd, EPOLLIN, EPOLL_CTL_MOD);
+    return true;
+  }
+
+  // ---- the loop -------------------------------------------------------------------------------------------------------
+
+  // Looking for the next question saves a wake-up if it comes soon and from another processor: a thread on this one could
+  // not run meanwhile. It has to be worth while: each time that nothing came counts against it.
+  void plan_polling(Connection* connection, uint32_t asker_cpu, uint32_t cpu) {
+    hot = connection->fd;
+    answered = true;
+    poll_until = 0;
+    if (lane_poll_us() == 0 || asker_cpu == cpu) return;
+    if (worth <= 0 && ++skipped % 16 != 0) return;
+    poll_until = now_ns() + uint64_t{lane_poll_us()} * 1000;
+  }
+
+  void handle(const epoll_event& event) {
+    auto* connection = static_cast<Connection*>(event.data.ptr);
+    if (connection == nullptr) {
+      uint64_t count;
+      ssize_t got = read(lanes.event.load(), &count, sizeof count);
+      static_cast<void>(got);
+      look_at = 0;
+      return;
+    }
+    if (reinterpret_cast<Server*>(connection) == this) return accept_all();
+    // An event before this one may have ended it.
+    if (std::none_of(connections.begin(), connections.end(), [&](const auto& other) { return other.get() == connection; })) return;
+    if (connection->outgoing != nullptr) return outgoing_ready(connection);
+    if (connection->whole != 0) {
+      if (!push_out(connection)) drop(connection);
+      return;
+    }
+    readable(connection);
+  }
+
+  // Strangers that say nothing are sent away.
+  int64_t overdue() {
+    int64_t next = -1;
+    const uint64_t now = now_us();
+    for (size_t i = 0; i < connections.size();) {
+      Connection* connection = connections[i].get();
+      const bool waits = connection->outgoing != nullptr || connection->peer == nullptr;
+      if (waits && now - connection->since > kHelloTime) {
+        drop(connection);
+        continue;
+      }
+      if (waits && (next < 0 || static_cast<int64_t>(kHelloTime) < next)) next = kHelloTime;
+      i++;
+    }
+    return next;
+  }
+
+  void run() {
+    sigset_t all;
+    sigfillset(&all);
+    // A fault of this thread on an app view would be a bug; SIGSEGV stays deliverable so that it is seen as one.
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    fault_this_is_coordinator(true);
+    epoll_event events[32];
+    for (;;) {
+      int64_t wait = -1;
+      if (look_at != UINT64_MAX && now_us() >= look_at) {
+        std::lock_guard<std::mutex> lock(lanes.mutex);
+        if (stopping) break;
+        wait = make_lanes();
+        const int64_t other = overdue();
+        if (other >= 0 && (wait < 0 || other < wait)) wait = other;
+        look_at = wait < 0 ? UINT64_MAX : now_us() + static_cast<uint64_t>(wait);
+      } else if (look_at != UINT64_MAX) {
+        wait = static_cast<int64_t>(look_at - now_us());
+        if (wait < 0) wait = 0;
+      }
+      int count = 0;
+      if (poll_until != 0) {
+        while (count == 0 && now_ns() < poll_until) count = epoll_wait(epoll, events, 32, 0);
+        worth = std::max(-8, std::min(16, worth + (count > 0 ? 2 : -1)));
+        poll_until = 0;
+      }
+      if (count == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
+      // A lane that stays hot is answered without looking at all the rest each time.
+      while (count > 0) {
+        answered = false;
+        {
+          std::lock_guard<std::mutex> lock(lanes.mutex);
+          if (stopping) return fault_this_is_coordinator(false);
+          for (int i = 0; i < count; i++) handle(events[i]);
+        }
+        if (!answered || poll_until == 0) break;
+        count = 0;
+        while (count == 0 && now_ns() < poll_until) count = epoll_wait(epoll, events, 32, 0);
+        worth = std::max(-8, std::min(16, worth + (count > 0 ? 2 : -1)));
+        poll_until = 0;
+      }
+    }
+    fault_this_is_coordinator(false);
+  }
+};
+
+Server* server_of(Lanes& lanes) { return static_cast<Server*>(lanes.server); }
+
+Peer& peer_at(Lanes& lanes, uint32_t slot) {
+  Peer* peer = lanes.peers[slot].load();
+  if (peer == nullptr) {
+    peer = new Peer;
+    peer->slot = slot;
+    for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+      peer->lanes[i].peer = peer;
+      peer->lanes[i].index = i;
+    }
+    lanes.peers[slot].store(peer);
+  }
+  return *peer;
+}
+
+void wake_server(Lanes& lanes) {
+  const uint64_t one = 1;
+  ssize_t written = write(lanes.event.load(), &one, sizeof one);
+  static_cast<void>(written);
+}
+
+// Under the mutex. Waits for threads that use one of its lanes: their sockets are shut, so that they don't wait either.
+void close_peer(Lanes& lanes, Server& server, Peer& peer) {
+  peer.up.store(false);
+  for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
+  for (uint32_t idle = 0; idle != peer.connected;) {
+    idle |= peer.free.exchange(0) | peer.broken.exchange(0);
+    if (idle != peer.connected) sched_yield();
+  }
+  for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) close(peer.lanes[i].fd.exchange(-1));
+  peer.connected = 0;
+  for (size_t i = 0; i < server.connections.size();) {
+    Connection* connection = server.connections[i].get();
+    const bool its = connection->peer == &peer || (connection->outgoing != nullptr && connection->outgoing->peer == &peer);
+    if (its) server.drop(connection);
+    else i++;
+  }
+  peer.connecting = 0;
+  peer.attempts = 0;
+  peer.again_at = 0;
+  peer.address.clear();
+  peer.member.store(0);
+}
+
+}  // namespace
+
+void Server::set_blocking(int fd) {
+  const int flags = fcntl(fd, F_GETFL);
+  fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+std::string lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
+  if (member.lanes.load() == nullptr) member.lanes.store(new Lanes);
+  Lanes& lanes = *member.lanes.load();
+  std::lock_guard<std::mutex> lock(lanes.mutex);
+  if (lanes.running) return lanes.address;
+  auto server = std::make_unique<Server>(member, lanes);
+  server->self = self;
+  const auto fail = [&](const char* call) {
+    failure = {"ERR_SYSTEM", call, errno};
+    if (server->listener >= 0) close(server->listener);
+    if (server->epoll >= 0) close(server->epoll);
+    if (lanes.event.load() >= 0) close(lanes.event.exchange(-1));
+    return std::string();
+  };
+  sockaddr_storage address{};
+  socklen_t length = 0;
+  std::string name;
+  if (host.empty()) {
+    uint8_t random[16];
+    if (getrandom(random, sizeof random, 0) != sizeof random) return fail("getrandom");
+    name = "faultline-lane-";
+    for (const uint8_t byte : random) {
+      name += "0123456789abcdef"[byte >> 4];
+      name += "0123456789abcdef"[byte & 15];
+    }
+    Server::parse("unix:" + name, address, length);
+  } else if (!Server::parse_ip(host, 0, address, length)) {
+    errno = EINVAL;
+    return fail("inet_pton");
+  }
+  server->listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (server->listener < 0) return fail("socket");
+  if (bind(server->listener, reinterpret_cast<sockaddr*>(&address), length) != 0) return fail("bind");
+  if (listen(server->listener, 512) != 0) return fail("listen");
+  server->epoll = epoll_create1(EPOLL_CLOEXEC);
+  if (server->epoll < 0) return fail("epoll_create1");
+  lanes.event.store(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (lanes.event.load() < 0) return fail("eventfd");
+  server->watch(nullptr, lanes.event.load(), EPOLLIN, EPOLL_CTL_ADD);
+  server->watch(reinterpret_cast<Connection*>(server.get()), server->listener, EPOLLIN, EPOLL_CTL_ADD);
+  if (host.empty()) {
+    lanes.address = "unix:" + name;
+  } else {
+    length = sizeof address;
+    if (getsockname(server->listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) return fail("getsockname");
+    const uint16_t port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
+    lanes.address = "tcp:" + host + ":" + std::to_string(port);
+  }
+  lane_poll_us();  // reads the environment now, never in a handler
+  if (pthread_create(&server->thread, nullptr, [](void* self) -> void* { static_cast<Server*>(self)->run(); return nullptr; }, server.get()) != 0) return fail("pthread_create");
+  lanes.server = server.release();
+  lanes.running = true;
+  return lanes.address;
+}
+
+void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token) {
+  Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr || slot >= kPeerSlots) return;
+  std::lock_guard<std::mutex> lock(lanes->mutex);
+  if (!lanes->running) return;
+  Peer& peer = peer_at(*lanes, slot);
+  if (peer.up.load()) close_peer(*lanes, *server_of(*lanes), peer);
+  memcpy(peer.expected, token, kTokenBytes);
+  peer.member.store(id);
+  peer.up.store(true);
+}
+
+void lanes_connect(Member& member, uint32_t slot, uint32_t id, const std::string& address, const uint8_t* token) {
+  Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr || slot >= kPeerSlots) return;
+  std::lock_guard<std::mutex> lock(lanes->mutex);
+  Peer* peer = lanes->peers[slot].load();
+  if (!lanes->running || peer == nullptr || !peer->up.load() || peer->member.load() != id) return;
+  peer->address = address;
+  memcpy(peer->token, token, kTokenBytes);
+  peer->again_at = 0;
+  wake_server(*lanes);
+}
+
+void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
+  Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr || slot >= kPeerSlots) return;
+  std::lock_guard<std::mutex> lock(lanes->mutex);
+  Peer* peer = lanes->peers[slot].load();
+  if (!lanes->running || peer == nullptr || peer->member.load() != id) return;
+  close_peer(*lanes, *server_of(*lanes), *peer);
+}
+
+uint32_t lanes_connected(Member& member) {
+  Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr) return 0;
+  std::lock_guard<std::mutex> lock(lanes->mutex);
+  uint32_t count = 0;
+  for (auto& at : lanes->peers) if (Peer* peer = at.load()) count += static_cast<uint32_t>(__builtin_popcount(peer->connected));
+  return count;
+}
+
+void lanes_stop(Member& member) {
+  Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr) return;
+  Server* server;
+  {
+    std::lock_guard<std::mutex> lock(lanes->mutex);
+    if (!lanes->running) return;
+    lanes->running = false;
+    server = server_of(*lanes);
+    server->stopping = true;
+    for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*lanes, *server, *peer);
+    wake_server(*lanes);
+  }
+  pthread_join(server->thread, nullptr);
+  std::lock_guard<std::mutex> lock(lanes->mutex);
+  // A thread whose lane broke may just be about to write to the descriptor.
+  while (lanes->wakers.load() != 0) sched_yield();
+  while (!server->connections.empty()) server->drop(server->connections.front().get());
+  close(server->listener);
+  close(server->epoll);
+  close(lanes->event.exchange(-1));
+  delete server;
+  lanes->server = nullptr;
+}
+
+}  // namespace faultline
