@@ -121,7 +121,7 @@ struct Decision {
 // One look at a page by a thread that needs `access`. `registered` says whether this thread is counted among the
 // unresumed of this page; it is counted before it first sleeps. ask_home: try D1 before claiming. lane: the caller has a
 // lane to the page's home, so claim for that.
-Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered, bool lane);
+Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered, bool lane = false);
 // Would fault() claim the page now? A hint, for whoever has to find a lane first.
 bool would_claim(const PageEntry& page, uint32_t access);
 
@@ -179,7 +179,7 @@ enum class Claimed : uint8_t { kClaimed = 0, kHeld = 1, kPending = 2, kBusy = 3,
 Claimed claim(PageEntry& page, uint32_t access, bool ask_home);
 
 // M5, M6: kBegun holds BUSY; `was_open` says whether the mapping is open now. lane: by the thread that claimed it so.
-InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open, bool lane);
+InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open, bool lane = false);
 After end_install(PageEntry& page, uint32_t version, uint32_t grant, uint32_t opened, uint32_t now);
 After abandon(PageEntry& page);
 // HELD := lost; false if BUSY (the caller tries again).

@@ -3,12 +3,12 @@ import path from 'node:path';
 import type { Native } from '../../lib/native.js';
 
 /** What one step of a thread in the handler came to: serve.h's Next, and asleep. */
-export const Next = { Run: 0, Look: 1, Wait: 2, Change: 3, Mappings: 4, Frozen: 5, Refused: 6, Lost: 7, Asleep: 255 } as const;
+export const Next = { Run: 0, Look: 1, Wait: 2, Change: 3, Mappings: 4, Frozen: 5, Refused: 6, Lost: 7, Lane: 8, Asleep: 255 } as const;
 
 type Shared = Pick<Native,
   'drain' | 'gateClose' | 'gateDrained' | 'memberStopped' | 'regionRelease' |
   'claim' | 'heldVersion' | 'held' | 'install' | 'abandon' | 'lose' | 'find' | 'invalidate' | 'recall' | 'downgrade' | 'deferral' |
-  'returned' | 'drop' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'begin' | 'directory' | 'end' | 'readPages' |
+  'returned' | 'drop' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'setSlices' | 'begin' | 'directory' | 'end' | 'readPages' |
   'writePages' | 'zero' | 'load32' | 'sweep' | 'directoryRecords'>;
 
 export interface Simulation extends Shared {
@@ -26,6 +26,23 @@ export interface Simulation extends Shared {
   threadStep(thread: number): number;
   threadAsleep(thread: number): boolean;
   threadWake(thread: number): void;
+  /** Of a thread whose last step was Lane: what it asks whom. */
+  laneQuestion(thread: number): { slot: number; question: Uint8Array; first: number; access: number; count: number; hop: boolean };
+  /** The answer's head; the bytes are in the view. True: the owner of a recalled page is to be told that it arrived. */
+  laneInstall(thread: number, head: Uint8Array): boolean;
+  laneFinish(thread: number): void;
+  laneGiveUp(thread: number): void;
+  /** A question at the page server; the handle is for the next two, and ends with serveFinish. */
+  serveBegin(region: number, slot: number, question: Uint8Array): number;
+  /** It holds LOCK and BUSY of what it was asked for. */
+  serveLocked(serving: number): boolean;
+  /** Returns the answer's head. */
+  serveFinish(serving: number): Uint8Array;
+  serveReturned(region: number, slot: number, question: Uint8Array): void;
+  /** The pages whose bytes follow the head. */
+  laneBytes(question: Uint8Array, head: Uint8Array): number[];
+  /** Is a lane to the member at that slot free? */
+  onLane(take: (region: number, slot: number) => boolean): void;
   /** Every change of a mapping. */
   onGuard(change: (region: number, first: number, count: number, open: number) => void): void;
   /** Is there no mapping left for this change, unless it closes more than that? */

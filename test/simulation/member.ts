@@ -4,6 +4,7 @@ import { Inbox } from '../../lib/coordinator/protocol/inbox.js';
 import type { CallMessage, ClusterState, Envelope, MemberId, Message, RegionInfo, ReplyMessage } from '../../lib/coordinator/protocol/messages.js';
 import type { RegionMemory, Timer } from '../../lib/coordinator/protocol/ports.js';
 import type { RegionProtocol } from '../../lib/coordinator/protocol/region.js';
+import { SimulatedLanes } from './lanes.js';
 import type { Thread } from './thread.js';
 import { SERVER, type World } from './world.js';
 
@@ -30,6 +31,7 @@ export class SimulatedMember {
   engine: Engine | null = null;
   private readonly native: World['native'];
   readonly handle: number;
+  readonly lanes: SimulatedLanes;
   private region = 0;
   private state: ClusterState | null = null;
   private readonly inbox: Inbox;
@@ -45,12 +47,17 @@ export class SimulatedMember {
   constructor(private readonly world: World, readonly id: MemberId) {
     this.native = world.native;
     this.handle = this.native.memberCreate(`m${id}`);
+    this.lanes = new SimulatedLanes(world, this);
     this.inbox = new Inbox((from) => this.state?.members.some((member) => member.id === from) ?? false, (envelope) => { if (!this.ended) this.deliver(envelope); });
   }
 
   /** It takes part: its threads' accesses count. */
   get up(): boolean {
     return !this.dead && !this.ended;
+  }
+
+  get regionHandle(): number {
+    return this.region;
   }
 
   get protocol(): RegionProtocol | undefined {
@@ -70,6 +77,7 @@ export class SimulatedMember {
 
   dispose(): void {
     this.dead = true;
+    this.lanes.stop();
     if (this.region !== 0) {
       this.world.regionClosed(this.region);
       this.native.regionRelease(this.region);
@@ -137,7 +145,11 @@ export class SimulatedMember {
       return;
     }
     this.engine ??= this.makeEngine();
-    this.turn(() => this.engine!.apply(state));
+    this.turn(() => {
+      this.lanes.closeGone(state);
+      this.engine!.apply(state);
+      this.lanes.apply(state);
+    });
     if (this.frozen && state.members.length === 1 && !this.ended) this.gone();
     this.inbox.advance(state.version);
   }
@@ -150,6 +162,7 @@ export class SimulatedMember {
 
   private finish(down: number, code: string): void {
     this.ended = true;
+    this.lanes.stop();
     this.native.memberDown(this.handle, down);
     this.engine?.fail({ code, message: code });
     for (const answer of [...this.calls.values()]) answer({ type: 'reply', id: 0, error: { code, message: code } });
@@ -169,6 +182,7 @@ export class SimulatedMember {
       for (const thread of this.threads) for (const pin of thread.pins.splice(0)) this.unpin(pin);
       this.native.memberDown(this.handle, Down.Frozen);
       this.frozen = true;
+      this.lanes.stop();
       this.turn(() => this.engine!.leave(() => this.gone()));
     });
   }
@@ -367,4 +381,4 @@ export class SimulatedMember {
 }
 
 const CALLS = ['claim', 'heldVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'pin', 'unpin', 'coalesce',
-  'holdings', 'setHomed', 'begin', 'directory', 'end', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;
+  'holdings', 'setHomed', 'setSlices', 'begin', 'directory', 'end', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;

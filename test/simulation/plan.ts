@@ -37,6 +37,9 @@ export interface Plan {
   serverGone: boolean;
   triggers: Trigger[];
   mappingFailures: number;
+  /** Faults go over lanes where they can; how often one breaks, at either end of an exchange. */
+  lanes: boolean;
+  laneBreaks: number;
   interleaving: number;
   /** Relative weights of what threads do. */
   weights: Record<Kind, number>;
@@ -96,6 +99,8 @@ export function drawPlan(choices: Choices): Plan {
     joins: sometimes(0.25, 2),
     serverGone: choices.chance(0.02),
     mappingFailures: choices.chance(0.15) ? 0.1 : 0,
+    lanes: choices.chance(0.75),
+    laneBreaks: choices.chance(0.3) ? 0.05 : 0,
     interleaving: choices.pick([0.2, 0, 0.6]),
   };
 }

@@ -129,6 +129,7 @@ export class Thread {
         this.changing = next === Next.Change;
         if (next === Next.Refused) return 'ended';
         if (next === Next.Lost) return 'lost';
+        if (next === Next.Lane) yield* this.lane();
         if (next === Next.Mappings) {
           events.after(20_000, member.id, () => {
             native.threadWake(this.index);
@@ -139,6 +140,16 @@ export class Thread {
       }
       yield 'next';
     }
+  }
+
+  private *lane(): Program {
+    let over = false;
+    this.resumed = false;
+    this.member.lanes.ask(this, () => {
+      over = true;
+      this.resume();
+    });
+    while (!over) yield* this.pause();
   }
 
   // ---- programs -----------------------------------------------------------------------------------------------------

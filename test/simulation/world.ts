@@ -65,6 +65,7 @@ export class World {
     native.onShortage((region, first, count) => this.refuses(region, first, count));
     native.onWake((thread) => this.threads.get(thread)?.woken());
     native.onBusy(() => this.waitForBusy());
+    native.onLane((region, slot) => this.regions.get(region)?.lanes.take(slot) ?? false);
   }
 
   note(text: () => string): void {
@@ -327,6 +328,11 @@ export class World {
     channel.broken ||= forGood;
   }
 
+  /** Nothing passes between the two in that direction any more. */
+  cutOff(from: MemberId, to: MemberId): boolean {
+    return this.channel(from, to).broken || this.channel(to, from).broken;
+  }
+
   private loseServer(): void {
     this.note(() => 'the server is gone');
     this.serverGone = true;
@@ -413,6 +419,7 @@ export class World {
   /** A coordinator's call waits for a thread that is BUSY: that thread goes on. */
   private waitForBusy(): void {
     for (const thread of this.threads.values()) if (thread.changing && thread !== this.inside) this.stepThread(thread);
+    for (const member of this.members.values()) if (member.up) member.lanes.letGo();
   }
 
   answer(from: MemberId, reply: ReplyMessage): void {

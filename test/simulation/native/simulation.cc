@@ -19,16 +19,28 @@ Napi::FunctionReference on_guard;
 Napi::FunctionReference on_busy;
 Napi::FunctionReference on_shortage;
 Napi::FunctionReference on_wake;
+Napi::FunctionReference on_lane;
 
 // A thread of a member that faults: where the handler's loop stands, and what it sleeps on.
 struct Thread {
   Region* region;
   Turn turn;
   Recent recent;
+  Streams streams;
+  LaneAnswer answer;
+  uint32_t begun = 0;
   bool change = false;
   const void* word = nullptr;
 };
 std::vector<Thread*> threads;
+
+// A question that a page server is in the middle of.
+struct Asked {
+  Region* region;
+  Serving serving;
+  bool locked;
+};
+std::vector<Asked*> asked;
 
 class SimulatedGuard final : public Guard {
  public:
@@ -188,6 +200,7 @@ void trap(const Napi::CallbackInfo& info) {
   thread->turn = Turn{};
   thread->turn.page = page;
   thread->turn.access = access;
+  thread->turn.streams = &thread->streams;
   thread->change = false;
   thread->word = nullptr;
 }
@@ -212,6 +225,114 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   if (next == Next::kFrozen) sleep_on(*thread, &region.member->down, kFrozen);
   return Napi::Number::New(info.Env(), static_cast<double>(next));
 }
+
+// ---- lanes ---------------------------------------------------------------------------------------------------------
+
+Napi::Value lane_question(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  if (!arguments.ok) return info.Env().Undefined();
+  const LaneTurn& turn = thread->turn.lane;
+  thread->turn.waited = true;
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("slot", turn.slot);
+  result.Set("question", Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<const uint8_t*>(&turn.question), sizeof turn.question));
+  result.Set("first", static_cast<double>(turn.question.page));
+  result.Set("access", turn.question.access);
+  result.Set("count", turn.question.count);
+  result.Set("hop", turn.hop);
+  return result;
+}
+
+Napi::Value install_lane(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  const uint8_t* head = arguments.bytes(1, 0, sizeof(LaneAnswer));
+  if (!arguments.ok) return info.Env().Undefined();
+  memcpy(&thread->answer, head, sizeof thread->answer);
+  lane_install(*thread->region, thread->turn.lane, thread->answer, thread->begun);
+  return Napi::Boolean::New(info.Env(), thread->turn.lane.hop && thread->begun != 0);
+}
+
+void finish_lane(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  if (arguments.ok) lane_finish(*thread->region, thread->turn.lane, thread->answer, thread->begun);
+}
+
+void give_up_lane(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  if (arguments.ok) lane_give_up(*thread->region, thread->turn.lane, lane_put_back);
+}
+
+// (region, slot, question)
+Napi::Value begin_serving(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint32_t slot = arguments.u32(1);
+  const uint8_t* question = arguments.bytes(2, 0, sizeof(LaneQuestion));
+  if (!arguments.ok) return info.Env().Undefined();
+  auto* one = new Asked{region, {}, false};
+  one->serving.slot = slot;
+  memcpy(&one->serving.question, question, sizeof(LaneQuestion));
+  one->locked = serve_begin(*region, one->serving);
+  size_t index = 0;
+  while (index < asked.size() && asked[index] != nullptr) index++;
+  if (index == asked.size()) asked.push_back(nullptr);
+  asked[index] = one;
+  return Napi::Number::New(info.Env(), static_cast<double>(index));
+}
+
+Asked* asked_at(Arguments& arguments) {
+  const uint64_t index = arguments.number(0);
+  if (arguments.ok && (index >= asked.size() || asked[index] == nullptr)) arguments.fail("ERR_NATIVE_HANDLE", "no such question");
+  return arguments.ok ? asked[index] : nullptr;
+}
+
+Napi::Value is_locked(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Asked* one = asked_at(arguments);
+  return Napi::Boolean::New(info.Env(), arguments.ok && one->locked);
+}
+
+Napi::Value finish_serving(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Asked* one = asked_at(arguments);
+  if (!arguments.ok) return info.Env().Undefined();
+  if (one->locked) serve_finish(*one->region, one->serving);
+  const Napi::Value head = Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<const uint8_t*>(&one->serving.answer), sizeof(LaneAnswer));
+  asked[static_cast<size_t>(info[0].As<Napi::Number>().Int64Value())] = nullptr;
+  delete one;
+  return head;
+}
+
+void take_returned(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint32_t slot = arguments.u32(1);
+  const uint8_t* bytes = arguments.bytes(2, 0, sizeof(LaneQuestion));
+  if (!arguments.ok) return;
+  LaneQuestion question;
+  memcpy(&question, bytes, sizeof question);
+  serve_returned(*region, slot, question);
+}
+
+Napi::Value lane_bytes(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const uint8_t* asked_for = arguments.bytes(0, 0, sizeof(LaneQuestion));
+  const uint8_t* head = arguments.bytes(1, 0, sizeof(LaneAnswer));
+  Napi::Array pages = Napi::Array::New(info.Env());
+  if (!arguments.ok) return pages;
+  LaneQuestion question;
+  LaneAnswer answer;
+  memcpy(&question, asked_for, sizeof question);
+  memcpy(&answer, head, sizeof answer);
+  for (uint32_t i = 0; i < answer.granted && answer.content == kLaneBytesFollow; i++) pages.Set(i, static_cast<double>(question.page) + static_cast<double>(question.stride) * i);
+  return pages;
+}
+
+void set_lane(const Napi::CallbackInfo& info) { on_lane = Napi::Persistent(info[0].As<Napi::Function>()); }
 
 Napi::Value is_asleep(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
@@ -268,6 +389,16 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("onBusy", set_busy);
   set("onShortage", set_shortage);
   set("onWake", set_wake);
+  set("laneQuestion", lane_question);
+  set("laneInstall", install_lane);
+  set("laneFinish", finish_lane);
+  set("laneGiveUp", give_up_lane);
+  set("serveBegin", begin_serving);
+  set("serveLocked", is_locked);
+  set("serveFinish", finish_serving);
+  set("serveReturned", take_returned);
+  set("laneBytes", lane_bytes);
+  set("onLane", set_lane);
   set("ringReady", ring_ready);
   set("words", words);
   init_pages(env, exports);
@@ -290,6 +421,14 @@ bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, ui
   return on_shortage.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)), Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, wanted)}).ToBoolean();
 }
 void wait_for_busy() { on_busy.Call({}); }
+
+// What stands for a lane is nothing: who uses it is known by its thread.
+void* lane_take(Region& region, uint32_t slot) {
+  static char lane;
+  const Napi::Env env = on_lane.Env();
+  return on_lane.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, slot)}).ToBoolean() ? &lane : nullptr;
+}
+void lane_put_back(Region&, void*) {}
 
 Guard& guard_mprotect() { return guard(); }
 Guard& guard_unmapped() { return guard(); }
