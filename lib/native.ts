@@ -139,7 +139,7 @@ export interface NativeRegionStats {
   /** on lanes, as the one that asks: faults served, referred to the coordinator, broken off; pages read ahead; messages sent and received */
   laneFaults: number; laneReferred: number; laneBroken: number; lanePagesAhead: number; laneMessages: number;
   /** and as a page server: questions, pages and bytes sent */
-  laneServed: number; lanePagesOut: number; laneBytesOut: number;
+  laneServed: number; lanePagesOut: number; laneBytesOut: number; laneRecallsSent: number; laneRecallsReceived: number;
   residentPages: number;
   /** µs waited by threads in remote faults: counts, one for each bucket */
   waitHistogram: number[];
@@ -255,6 +255,8 @@ export interface Native {
   claim(region: number, first: number, count: number, access: number, out: Uint8Array): number;
   /** The version of the valid copy held here of that page (HELD shared or exclusive), else 0. */
   heldVersion(region: number, page: number): number;
+  /** The version of the bytes here that count: of a valid copy, or of what a home has not acknowledged; else 0. */
+  keptVersion(region: number, page: number): number;
   /** HELD of that page. */
   held(region: number, page: number): number;
   /** M5/M6. grant: Held.Shared or Held.Exclusive. `bytes` is needed for Content.Bytes. One protection change for each stretch that was installed. Returns how many were not Installed. */

@@ -136,6 +136,16 @@ Napi::Value held_version(const Napi::CallbackInfo& info) {
   return Napi::Number::New(arguments.env, allows(held(entry.word.load())) != 0 ? entry.version.load() : 0);
 }
 
+Napi::Value kept_version(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint64_t page = arguments.ok ? arguments.page(1, region) : 0;
+  if (!arguments.ok) return arguments.env.Undefined();
+  const PageEntry& entry = region->pages[page];
+  const uint64_t word = entry.word.load();
+  return Napi::Number::New(arguments.env, allows(held(word)) != 0 || (word & kUnacked) != 0 ? entry.version.load() : 0);
+}
+
 Napi::Value held_call(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Region* region = arguments.region(0);
@@ -657,6 +667,7 @@ Napi::Value directory_records(const Napi::CallbackInfo& info) {
 void init_pages(Napi::Env env, Napi::Object exports) {
   exports.Set("claim", Napi::Function::New(env, claim_run));
   exports.Set("heldVersion", Napi::Function::New(env, held_version));
+  exports.Set("keptVersion", Napi::Function::New(env, kept_version));
   exports.Set("held", Napi::Function::New(env, held_call));
   exports.Set("install", Napi::Function::New(env, install));
   exports.Set("abandon", Napi::Function::New(env, abandon_run));

@@ -128,6 +128,8 @@ Napi::Value stats(const Napi::CallbackInfo& info) {
   set("laneServed", from.lane_served);
   set("lanePagesOut", from.lane_pages_out);
   set("laneBytesOut", from.lane_bytes_out);
+  set("laneRecallsSent", from.lane_recalls_sent);
+  set("laneRecallsReceived", from.lane_recalls_received);
   uint64_t resident = 0;
   for (uint64_t extent = 0; extent < region->extent_count; extent++) {
     if (!(region->touched[extent].load(std::memory_order_relaxed) & kPagesTouched)) continue;

@@ -15,6 +15,9 @@ uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
 
 void count(std::atomic<uint64_t>& counter, uint64_t by = 1) { counter.fetch_add(by, std::memory_order_relaxed); }
 
+// What is read ahead is only read: pages that a member owns without having written them would be lost with it.
+uint32_t access_at(const LaneQuestion& question, uint32_t i) { return i == 0 ? question.access : uint32_t{kRead}; }
+
 uint64_t page_of(const LaneQuestion& question, uint32_t i) { return question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i); }
 
 // Where the memfd has bytes at or after a page; the region's end if nowhere. (lseek is async-signal-safe, and nobody uses
@@ -133,7 +136,7 @@ void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_vers
     const uint64_t next = page + static_cast<uint64_t>(stride * asked);
     if (slice == nullptr || next < slice->first || next - slice->first >= slice->count || region.homed_here(next)) break;
     region.touch(next, kPagesTouched);
-    if (!claim_ahead(region.pages[next], access)) break;
+    if (!claim_ahead(region.pages[next], kRead)) break;
   }
   question.count = static_cast<uint8_t>(asked);
   question.stride = static_cast<int32_t>(stride);
@@ -200,7 +203,7 @@ void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint
 
 void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t begun) {
   const LaneQuestion& question = turn.question;
-  const uint32_t grant = question.access == kWrite ? kExclusive : kShared;
+  const auto grant_at = [&](uint32_t i) { return access_at(question, i) == kWrite ? uint32_t{kExclusive} : uint32_t{kShared}; };
   const uint32_t now = clock32();
   uint32_t installed = 0;
   const bool forwards = question.stride == 1;
@@ -210,16 +213,16 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint3
       continue;
     }
     uint32_t end = i + 1;
-    while ((forwards || question.stride == -1) && end < question.count && (begun >> end & 1)) end++;
+    while ((forwards || question.stride == -1) && end < question.count && (begun >> end & 1) && grant_at(end) == grant_at(i)) end++;
     const uint64_t first = page_of(question, forwards ? i : end - 1);
-    const uint32_t opened = open_run(region, first, end - i, open_of(grant));
+    const uint32_t opened = open_run(region, first, end - i, open_of(grant_at(i)));
     for (; i < end; i++) {
       const uint64_t page = page_of(question, i);
       if (turn.hop) {
         const HomeAfter after = end_hop(region.pages[page], region.directory[page], question.keep != 0, turn.slot, opened, now);
         settle(region, page, {after.page.wake, after.page.ring || after.ring});
       } else {
-        settle(region, page, end_install(region.pages[page], answer.versions[i], grant, opened, now));
+        settle(region, page, end_install(region.pages[page], answer.versions[i], grant_at(i), opened, now));
       }
       installed++;
     }
@@ -230,6 +233,7 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint3
   const bool served = (begun & 1) != 0;
   if (served) {
     count(region.stats.lane_faults);
+    if (turn.hop) count(region.stats.lane_recalls_sent);
     count(region.stats.lane_pages_ahead, installed - 1);
   } else {
     count(region.stats.lane_referred);
@@ -271,7 +275,7 @@ bool serve_begin(Region& region, Serving& serving) {
       const uint64_t page = page_of(question, serving.taken);
       if (page < slice->first || page - slice->first >= slice->count) break;
       region.touch(page, kPagesTouched | kDirectoryTouched);
-      const ServeStep step = lock_serve(region.pages[page], region.directory[page], question.access, serving.slot, question.version, now);
+      const ServeStep step = lock_serve(region.pages[page], region.directory[page], access_at(question, serving.taken), serving.slot, question.version, now);
       if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
       if (step != ServeStep::kLocked && step != ServeStep::kClose) break;
       if (step == ServeStep::kClose) serving.closes |= 1u << serving.taken;
@@ -286,7 +290,7 @@ void serve_finish(Region& region, Serving& serving) {
   const LaneQuestion& question = serving.question;
   LaneAnswer& answer = serving.answer;
   const bool recall = question.op == kLaneRecall;
-  const bool to_shared = recall ? question.keep != 0 : question.access == kRead;
+  const auto to_shared_at = [&](uint32_t i) { return recall ? question.keep != 0 : access_at(question, i) == kRead; };
   const bool neighbours = question.stride == 1;
   for (uint32_t i = 0; i < serving.taken;) {
     const uint64_t first = page_of(question, i);
@@ -296,8 +300,9 @@ void serve_finish(Region& region, Serving& serving) {
       continue;
     }
     const bool is_open = open_at(i);
+    const bool to_shared = to_shared_at(i);
     uint32_t end = i + 1;
-    while (neighbours && end < serving.taken && (serving.closes >> end & 1) && open_at(end) == is_open) end++;
+    while (neighbours && end < serving.taken && (serving.closes >> end & 1) && open_at(end) == is_open && to_shared_at(end) == to_shared) end++;
     // To read-only only what was open: what is closed stays closed until somebody needs it.
     const uint32_t opened = is_open ? close_run(region, first, end - i, to_shared ? kOpenRead : kOpenNone) : uint32_t{kOpenNone};
     for (; i < end; i++) settle(region, page_of(question, i), end_close(region.pages[page_of(question, i)], to_shared, recall, opened));
@@ -315,7 +320,7 @@ void serve_finish(Region& region, Serving& serving) {
       answer.versions[0] = question.version;
       continue;
     }
-    if (unlock_serve(region.directory[page], question.access, serving.slot, answer.versions[granted])) settle(region, page, {false, true});
+    if (unlock_serve(region.directory[page], access_at(question, granted), serving.slot, answer.versions[granted])) settle(region, page, {false, true});
   }
   for (uint32_t i = granted; i < serving.taken; i++) {
     const uint64_t page = page_of(question, i);
@@ -323,6 +328,7 @@ void serve_finish(Region& region, Serving& serving) {
   }
   answer.granted = static_cast<uint8_t>(granted);
   region.member->gate.leave();
+  if (recall) count(region.stats.lane_recalls_received);
   count(region.stats.lane_pages_out, granted);
   if (answer.content == kLaneBytesFollow) count(region.stats.lane_bytes_out, granted * region.page_size);
 }

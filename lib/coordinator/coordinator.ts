@@ -163,8 +163,10 @@ export class Coordinator {
 
   private applyState(state: ClusterState): void {
     if (this.engine === null) return;
-    // Before anybody decides what is where without those who are gone: nothing of theirs may arrive any more.
+    // Before anybody decides what is where without those who are gone: nothing of theirs may arrive any more, and what was
+    // claimed for their lanes is among what the protocol has asked for.
     this.lanes?.closeGone(state);
+    this.wake();
     this.engine.apply(state);
     this.lanes?.apply(state);
     this.engine.flush();
@@ -222,8 +224,9 @@ export class Coordinator {
       await session.leave(() => new Promise<void>((resolve) => {
         // Only now, when it is this member's turn: until then its threads and the others go on.
         native.memberDown(this.member, Down.Frozen, '');
-        // What was granted over lanes is in the words now, and no more will be.
+        // What was granted over lanes is in the words now, and no more will be; the rest is asked for again.
         this.lanes?.stop();
+        this.wake();
         engine.leave(resolve);
         engine.flush();
       }), timeout);

@@ -12,6 +12,7 @@ export class NativeRegionMemory implements RegionMemory {
 
   claim(first: number, count: number, access: number, out: Uint8Array): number { return native.claim(this.handle, first, count, access, out); }
   heldVersion(page: number): number { return native.heldVersion(this.handle, page); }
+  keptVersion(page: number): number { return native.keptVersion(this.handle, page); }
   held(page: number): number { return native.held(this.handle, page); }
   install(first: number, count: number, version: number, grant: number, content: number, bytes: Uint8Array | null, byteOffset: number, out: Uint8Array): number {
     return native.install(this.handle, first, count, version, grant, content, bytes, byteOffset, out);

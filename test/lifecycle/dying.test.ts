@@ -429,7 +429,7 @@ describe('a cluster whose registrar is killed', () => {
       threads[3].run(({ attempt, region, tell }) => {
         tell('asking');
         const view = new Int32Array(region.buffer);
-        for (;;) attempt(() => Atomics.add(view, 0, 1));
+        for (;;) attempt(() => Atomics.add(view, 1, 1));
       }),
     ].map(codeOf);
     for (let i = 0; i < 4; i++) await a.told('asking');

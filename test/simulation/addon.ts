@@ -7,7 +7,7 @@ export const Next = { Run: 0, Look: 1, Wait: 2, Change: 3, Mappings: 4, Frozen: 
 
 type Shared = Pick<Native,
   'drain' | 'gateClose' | 'gateDrained' | 'memberStopped' | 'regionRelease' |
-  'claim' | 'heldVersion' | 'held' | 'install' | 'abandon' | 'lose' | 'find' | 'invalidate' | 'recall' | 'downgrade' | 'deferral' |
+  'claim' | 'heldVersion' | 'keptVersion' | 'held' | 'install' | 'abandon' | 'lose' | 'find' | 'invalidate' | 'recall' | 'downgrade' | 'deferral' |
   'returned' | 'drop' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'setSlices' | 'begin' | 'directory' | 'end' | 'readPages' |
   'writePages' | 'zero' | 'load32' | 'sweep' | 'directoryRecords'>;
 

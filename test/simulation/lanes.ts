@@ -104,8 +104,8 @@ export class SimulatedLanes {
       if (left-- <= 0) return this.breaks(thread, exchange);
       member.words.set(words, page * (PAGE_SIZE / 4));
     }
-    exchange.installing = true;
     const hop = world.native.laneInstall(thread.index, answer.head);
+    exchange.installing = true;
     if (hop) {
       world.events.after(this.delay(), other.id, () => { if (!other.ended && !world.cutOff(member.id, other.id)) other.lanes.returned(member.id, question); });
     }

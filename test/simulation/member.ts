@@ -147,6 +147,7 @@ export class SimulatedMember {
     this.engine ??= this.makeEngine();
     this.turn(() => {
       this.lanes.closeGone(state);
+      this.drain();
       this.engine!.apply(state);
       this.lanes.apply(state);
     });
@@ -183,6 +184,7 @@ export class SimulatedMember {
       this.native.memberDown(this.handle, Down.Frozen);
       this.frozen = true;
       this.lanes.stop();
+      this.turn(() => this.drain());
       this.turn(() => this.engine!.leave(() => this.gone()));
     });
   }
@@ -380,5 +382,5 @@ export class SimulatedMember {
   }
 }
 
-const CALLS = ['claim', 'heldVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'pin', 'unpin', 'coalesce',
+const CALLS = ['claim', 'heldVersion', 'keptVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'pin', 'unpin', 'coalesce',
   'holdings', 'setHomed', 'setSlices', 'begin', 'directory', 'end', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;

@@ -414,7 +414,8 @@ export class Home {
 
   private serveGiven(page: number, work: PageWork, from: MemberId, given: NonNullable<Entry['given']>): boolean {
     const [state, owner, version, low, high] = this.word;
-    const ours = this.isOwned(page, from, given.segment.version);
+    // Version 0: it has nothing, whatever it was granted last.
+    const ours = this.isOwned(page, from, given.segment.version === 0 ? version : given.segment.version);
     if (ours) this.takeBack(page, from, given.segment, given.bytes);
     this.outbox.acknowledge('returned', from, this.generationOf(page), page, 1, given.segment.version);
     if (!ours) return this.finish(page, work, state, owner, version, low, high);

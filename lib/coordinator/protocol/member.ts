@@ -25,6 +25,8 @@ interface Delayed { from: MemberId; generation: number; segment: Segment; bytes:
 /** Longest read-ahead, pages; it doubles from one while a reader goes on sequentially. */
 const READ_AHEAD_PAGES = 32;
 
+/** The version with which a member gives back what it has not got. */
+const NOTHING = 0;
 /** µs until a page that could not be given back is tried again. */
 const GIVE_BACK_AGAIN = 500;
 
@@ -181,6 +183,7 @@ export class Member {
    */
   homeMoves(first: number, count: number): void {
     for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.ask(page, access, this.memory.heldVersion(page));
+    for (const [page, version] of [...this.unacknowledged]) if (version === NOTHING && page >= first && page < first + count) this.giveUpClaim(page);
   }
 
   /**
@@ -189,6 +192,7 @@ export class Member {
    */
   homeLost(first: number, count: number, alive: (member: MemberId) => boolean): void {
     const end = first + count;
+    for (const [page, version] of [...this.unacknowledged]) if (version === NOTHING && page >= first && page < end) this.returned(page, 1, NOTHING);
     for (const [page, { access }] of [...this.pending]) {
       if (page < first || page >= end) continue;
       if (!alive(this.delayed.get(page)?.from ?? 0)) this.delayed.delete(page);
@@ -254,8 +258,20 @@ export class Member {
         }
       }
     }
+    this.giveUpClaims();
     if (this.unacknowledged.size === 0) done();
     else this.emptied = done;
+  }
+
+  /** A page that was granted over a lane which broke is this member's, as its home knows it, and has never come. */
+  private giveUpClaims(): void {
+    for (const [page, { access }] of this.pending) if (access === Access.Write && this.placement.of(page).home !== this.network.self && !this.unacknowledged.has(page)) this.giveUpClaim(page);
+  }
+
+  private giveUpClaim(page: number): void {
+    const { home, generation } = this.placement.of(page);
+    this.unacknowledged.set(page, NOTHING);
+    this.network.send(home, { type: 'give-back', region: this.info.id, generation, segments: [{ first: page, count: 1, version: NOTHING, grant: Held.Invalid, content: Content.Same }] });
   }
 
   /** Homes that have owed this member an answer since before `then`. */

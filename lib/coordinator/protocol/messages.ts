@@ -35,7 +35,7 @@ export interface DataMessage extends About { type: 'data'; segments: Segment[] }
 export interface RecallMessage extends About { type: 'recall'; runs: VersionedRun[]; keep: boolean; wantBytes: boolean; requester: MemberId }
 /** owner -> home: answers a recall. content: Bytes, Zero, or Same for 'unchanged'. grant: what the owner keeps (Held.Shared or Held.Invalid). */
 export interface RecalledMessage extends About { type: 'recalled'; segments: Segment[] }
-/** owner -> home, unasked: pages that I own, back (leaving, memory budget). */
+/** owner -> home, unasked: pages that I own, back (leaving, memory budget). Version 0 without bytes: whatever you have granted me of these, I have not got it. */
 export interface GiveBackMessage extends About { type: 'give-back'; segments: Segment[] }
 /** home -> owner: I have your bytes of these versions. */
 export interface ReturnedMessage extends About { type: 'returned'; runs: VersionedRun[] }
@@ -45,10 +45,10 @@ export interface InvalidateMessage extends About { type: 'invalidate'; runs: Ver
 export interface InvalidatedMessage extends About { type: 'invalidated'; runs: VersionedRun[] }
 
 // ---- moving homes (cold) --------------------------------------------------------------------------------------------
-/** new home -> every member: what do you hold of these pages? */
-export interface RebuildMessage extends About { type: 'rebuild'; first: number; count: number }
+/** new home -> every member: what do you hold of these pages? round: it may have to ask again. */
+export interface RebuildMessage extends About { type: 'rebuild'; first: number; count: number; round: number }
 /** member -> new home. records: [first, count, held, version, unacked] flattened. */
-export interface HoldingsMessage extends About { type: 'holdings'; first: number; count: number; records: number[]; done: boolean }
+export interface HoldingsMessage extends About { type: 'holdings'; first: number; count: number; round: number; records: number[]; done: boolean }
 /** leaving home -> new home, about the slice that begins at page `first`. records: [first, count, state, owner member id, version, content, copies index] flattened; copies: lists of member ids. */
 export interface HandoverMessage extends About { type: 'handover'; first: number; records: number[]; copies: MemberId[][]; done: boolean }
 export interface HandoverAckMessage extends About { type: 'handover-ack'; first: number; done: boolean }

@@ -18,8 +18,9 @@ interface Incoming {
   service: Service;
   slice: Slice;
   known: Map<number, Known>;
-  /** Members that have not said yet what they hold (rebuild). */
+  /** Members that have not said yet what they hold (rebuild), and for which time they are asked. */
   awaited: Set<MemberId>;
+  round: number;
   /** [member, first, count, version] of bytes that members keep until a home acknowledges them. */
   unacknowledged: [MemberId, number, number, number][];
   /** The last home has said all that there is. */
@@ -66,7 +67,7 @@ export class Moves {
     const before = this.home.services.findIndex((candidate) => candidate.first === slice.first);
     if (before >= 0) this.home.services.splice(before, 1);
     this.home.services.push(service);
-    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), unacknowledged: [], handedOver: false };
+    const incoming: Incoming = { service, slice, known: new Map(), awaited: new Set(), round: 0, unacknowledged: [], handedOver: false };
     this.incoming.set(slice.first, incoming);
     if (slice.from === 0 || !this.view.has(slice.from)) this.rebuild(incoming);
   }
@@ -77,7 +78,9 @@ export class Moves {
         if (incoming.handedOver) this.complete(incoming);
         else this.rebuild(incoming, member);
       }
-      else if (incoming.awaited.delete(member)) this.checkComplete(incoming);
+      // It may have been the home before the one that died, which went on granting until now: what the others have said
+      // that they hold is out of date.
+      else if (incoming.awaited.has(member)) this.rebuild(incoming);
     }
     for (const [first, outgoing] of [...this.outgoing]) {
       if (outgoing.to !== member) continue;
@@ -132,10 +135,9 @@ export class Moves {
     let used = 0;
     for (let i = 0; i < message.records.length; i += 7) {
       const [first, count, state, owner, version, content, copies] = message.records.slice(i, i + 7);
-      // What is here in that version is as good, or newer if this member owns it. That the directory says that it has it is
-      // not enough.
+      // What is here of that version is as good, or newer if this member owns it. That the directory says so is not enough.
       const stale: [number, number][] = [];
-      if (state !== DirState.Lost) for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) !== version) appendPage(stale, page);
+      if (state !== DirState.Lost) for (let page = first; page < first + count; page++) if (this.memory.keptVersion(page) !== version) appendPage(stale, page);
       for (const [start, length] of stale) {
         if (content === Content.Bytes) this.memory.writePages(start, length, payload!, used + (start - first) * pageSize);
         else if (content === Content.Zero) this.memory.zero(start * pageSize, length * pageSize);
@@ -224,7 +226,7 @@ export class Moves {
   /** A new home asks what this member holds. */
   answerRebuild(from: MemberId, message: RebuildMessage): void {
     const answer = (records: number[], done: boolean): void =>
-      this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, records, done });
+      this.network.send(from, { type: 'holdings', region: this.info.id, generation: message.generation, first: message.first, count: message.count, round: message.round, records, done });
     // The home before the one that died is still here, on its way out: it hands over to this one instead, when it can.
     // (A home that is to get the slice after the asker has nothing yet; its answer must not wait for the asker's.)
     const service = this.home.services.find((candidate) => candidate.first === message.first && candidate.status !== 'handed' && candidate.generation < message.generation);
@@ -240,7 +242,7 @@ export class Moves {
 
   holdings(from: MemberId, message: HoldingsMessage): void {
     const incoming = this.incoming.get(message.first);
-    if (incoming === undefined || incoming.service.generation !== message.generation || !incoming.awaited.has(from)) return;
+    if (incoming === undefined || incoming.service.generation !== message.generation || incoming.round !== message.round || !incoming.awaited.has(from)) return;
     this.note(incoming, from, message.records);
     if (!message.done) return;
     incoming.awaited.delete(from);
@@ -252,8 +254,11 @@ export class Moves {
     service.status = 'rebuilding';
     if (died !== undefined && slice.lostHome === 0) incoming.slice = { ...slice, lostHome: died };
     incoming.awaited = new Set(this.view.others());
+    incoming.round++;
+    incoming.unacknowledged = [];
+    for (const [page, { handed }] of incoming.known) if (!handed) incoming.known.delete(page);
     for (const records of this.member.holdings(service.first, service.count)) this.note(incoming, this.network.self, records);
-    for (const member of incoming.awaited) this.network.send(member, { type: 'rebuild', region: this.info.id, generation: service.generation, first: service.first, count: service.count });
+    for (const member of incoming.awaited) this.network.send(member, { type: 'rebuild', region: this.info.id, generation: service.generation, first: service.first, count: service.count, round: incoming.round });
     this.checkComplete(incoming);
   }
 

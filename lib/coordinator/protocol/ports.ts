@@ -31,6 +31,7 @@ export interface RegionMemory {
 
   claim(first: number, count: number, access: number, out: Uint8Array): number;
   heldVersion(page: number): number;
+  keptVersion(page: number): number;
   held(page: number): number;
   install(first: number, count: number, version: number, grant: number, content: number, bytes: Uint8Array | null, byteOffset: number, out: Uint8Array): number;
   abandon(first: number, count: number): void;

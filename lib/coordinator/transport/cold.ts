@@ -23,8 +23,8 @@ const clusterState = shape({ clusterId: text, version: count, epoch: count, regi
 const error = shape({ code: text, message: text });
 
 const types: Record<string, Check> = {
-  rebuild: shape({ ...about, first: count, count }),
-  holdings: shape({ ...about, first: count, count, records: listOf(finite), done: flag }),
+  rebuild: shape({ ...about, first: count, count, round: count }),
+  holdings: shape({ ...about, first: count, count, round: count, records: listOf(finite), done: flag }),
   handover: shape({ ...about, first: count, records: listOf(finite), copies: listOf(listOf(count)), done: flag }),
   'handover-ack': shape({ ...about, first: count, done: flag }),
   handed: shape({ ...about, first: count }),
