@@ -222,6 +222,8 @@ export interface Native {
   lanesStop(member: number): void;
   /** Lanes that are open to others now. */
   lanesConnected(member: number): number;
+  /** Messages and bytes that went over lanes since the member joined. */
+  laneTraffic(member: number): { messagesSent: number; messagesReceived: number; bytesSent: number; bytesReceived: number };
 
   // clients: one for each thread that has joined; so that a terminated worker's locks and waits can be let go
   /** Registers the calling environment; when it ends, a ClientGone record goes on the ring. */

@@ -59,6 +59,18 @@ Napi::Value connected(const Napi::CallbackInfo& info) {
   return Napi::Number::New(arguments.env, arguments.ok ? lanes_connected(*member) : 0);
 }
 
+Napi::Value traffic(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const LaneTraffic seen = arguments.ok ? lanes_traffic(*member) : LaneTraffic{};
+  Napi::Object out = Napi::Object::New(arguments.env);
+  out.Set("messagesSent", static_cast<double>(seen.messages_sent));
+  out.Set("messagesReceived", static_cast<double>(seen.messages_received));
+  out.Set("bytesSent", static_cast<double>(seen.bytes_sent));
+  out.Set("bytesReceived", static_cast<double>(seen.bytes_received));
+  return out;
+}
+
 }  // namespace
 
 void init_lanes(Napi::Env env, Napi::Object exports) {
@@ -68,6 +80,7 @@ void init_lanes(Napi::Env env, Napi::Object exports) {
   exports.Set("lanesClosePeer", Napi::Function::New(env, close_peer));
   exports.Set("lanesStop", Napi::Function::New(env, stop_lanes));
   exports.Set("lanesConnected", Napi::Function::New(env, connected));
+  exports.Set("laneTraffic", Napi::Function::New(env, traffic));
 }
 
 }  // namespace faultline

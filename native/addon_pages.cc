@@ -412,7 +412,9 @@ Napi::Value holdings(const Napi::CallbackInfo& info) {
       page = (extent + 1) * region.extent_pages;
       continue;
     }
-    const PageEntry& entry = region.pages[page];
+    PageEntry& entry = region.pages[page];
+    // Whoever asks builds on what is said here: nothing that an earlier home has granted may come after it.
+    while (!void_lane(entry)) wait_for_busy();
     const uint64_t word = entry.word.load();
     const bool unacked = word & kUnacked;
     if (allows(held(word)) != 0 || unacked) {

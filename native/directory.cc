@@ -22,12 +22,6 @@ uint64_t settled(uint64_t word, After& after) {
 uint64_t with_open(uint64_t word, uint32_t opened) { return opened == kAsItWas ? word : (word & ~kOpenMask) | (static_cast<uint64_t>(opened) << kOpenShift); }
 uint64_t with_held(uint64_t word, uint32_t held) { return (word & ~kHeldMask) | held; }
 
-void raise_poison(PageEntry& page, uint32_t version) {
-  uint32_t old = page.poison.load(std::memory_order_relaxed);
-  while (after(version, old) && !page.poison.compare_exchange_weak(old, version)) {
-  }
-}
-
 // Versions only grow; 0 means "no copy".
 uint32_t next_version(uint32_t version) { return version + 1 != 0 ? version + 1 : 1; }
 
@@ -62,12 +56,13 @@ bool take_or_defer(PageEntry& page, uint64_t word, bool to_shared, uint32_t now,
   return true;
 }
 
-// An answer that is on its way here was overtaken by what retires `version`.
+// An answer that is on its way here was overtaken by what retires `version`. Only the coordinator says so.
 void poison(PageEntry& page, uint32_t version) {
   uint64_t word = page.word.load();
   while (word & kPendMask) {
-    // The maximum first: an installer that sees POISON must see the version that it was for.
-    raise_poison(page, version);
+    // The version first: an installer that sees POISON must see what it was for. What an earlier claim was told does not
+    // count any more: after the death of a home the versions may begin anew.
+    if (!(word & kPoison) || after(version, page.poison.load())) page.poison.store(version);
     if (page.word.compare_exchange_weak(word, bumped(word) | kPoison)) return;
   }
 }
@@ -367,11 +362,20 @@ bool lose(PageEntry& page, uint32_t member, uint32_t epoch, After& result) {
     uint64_t next = settled(word, result);
     // An answer that is under way on a lane can't be called back: its claim stays until it is here, and nobody else's
     // can be taken for it.
-    if (word & kLane) next |= kVoid;
+    if (word & kLane) next = (next | kVoid) & ~kPoison;
     else next &= ~(kPendMask | kPoison);
     next = with_held(next, kLost);
     if (page.word.compare_exchange_weak(word, next)) return true;
   }
+}
+
+bool void_lane(PageEntry& page) {
+  uint64_t word = page.word.load();
+  while ((word & kPendMask) && (word & kLane)) {
+    if (word & kBusy) return false;
+    if (page.word.compare_exchange_weak(word, (word | kVoid) & ~kPoison)) break;
+  }
+  return true;
 }
 
 After find(PageEntry& page) {

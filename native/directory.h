@@ -182,6 +182,8 @@ Claimed claim(PageEntry& page, uint32_t access, bool ask_home);
 InstallStep begin_install(PageEntry& page, uint32_t version, bool& was_open, bool lane = false);
 After end_install(PageEntry& page, uint32_t version, uint32_t grant, uint32_t opened, uint32_t now);
 After abandon(PageEntry& page);
+// Whatever a claim on a lane brings is not installed: what is held here is being told to a new home. false if BUSY.
+bool void_lane(PageEntry& page);
 // HELD := lost; false if BUSY (the caller tries again).
 bool lose(PageEntry& page, uint32_t member, uint32_t epoch, After& result);
 After find(PageEntry& page);

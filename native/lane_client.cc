@@ -78,14 +78,14 @@ int places(const Region& region, const LaneQuestion& question, LaneAnswer& answe
 }
 
 // The whole answer, or false: the lane is of no use any more.
-bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at) {
+bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at, uint64_t& got) {
   const int fd = lane.fd.load(std::memory_order_relaxed);
   const uint64_t head = lane_answer_size(question.count);
   const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
   bool polls = may_poll(lane, cpu) && has_two_processors();
   const uint64_t until = asked_at + uint64_t{lane_poll_us()} * 1000;
   iovec at[kLanePages + 1];
-  uint64_t got = 0;
+  got = 0;
   uint64_t whole = head;
   while (got < whole) {
     msghdr message{};
@@ -175,10 +175,16 @@ void lane_exchange(Region& region, LaneTurn& turn) {
   // The service view stays while somebody receives into it.
   region.on_lanes.fetch_add(1);
   region.stats.lane_messages.fetch_add(2, std::memory_order_relaxed);
+  Lanes& lanes = *region.member->lanes.load();
+  uint64_t received = 0;
   lane.questions.fetch_add(1, std::memory_order_relaxed);
   const uint64_t asked_at = now_ns();
   const int fd = lane.fd.load(std::memory_order_relaxed);
-  if (send_all(fd, &question, sizeof question) && receive(region, question, lane, answer, asked_at)) {
+  if (send_all(fd, &question, sizeof question) && receive(region, question, lane, answer, asked_at, received)) {
+    lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
+    lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
+    lanes.bytes_sent.fetch_add(sizeof question, std::memory_order_relaxed);
+    lanes.bytes_received.fetch_add(received, std::memory_order_relaxed);
     const uint64_t took = now_ns() - asked_at;
     const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
     lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
@@ -190,6 +196,8 @@ void lane_exchange(Region& region, LaneTurn& turn) {
       LaneQuestion thanks = question;
       thanks.op = kLaneReturned;
       region.stats.lane_messages.fetch_add(1, std::memory_order_relaxed);
+      lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
+      lanes.bytes_sent.fetch_add(sizeof thanks, std::memory_order_relaxed);
       send_all(fd, &thanks, sizeof thanks);
     }
     lane_finish(region, turn, answer, begun);

@@ -58,6 +58,8 @@ struct Lanes {
   bool running = false;
   std::string address;
   void* server = nullptr;
+  // All messages over lanes, of both ends.
+  std::atomic<uint64_t> messages_sent{0}, messages_received{0}, bytes_sent{0}, bytes_received{0};
 };
 
 // Starts the member's page server. `host`: an address to listen at by TCP, or empty for an abstract Unix socket (members
@@ -74,6 +76,12 @@ void lanes_stop(Member& member);
 
 // Lanes that are open to others now.
 uint32_t lanes_connected(Member& member);
+
+// What went over lanes since the member joined.
+struct LaneTraffic {
+  uint64_t messages_sent, messages_received, bytes_sent, bytes_received;
+};
+LaneTraffic lanes_traffic(Member& member);
 
 // For the handler: asks, installs, ends the claims. Async-signal-safe.
 void lane_exchange(Region& region, LaneTurn& turn);

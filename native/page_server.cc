@@ -349,6 +349,8 @@ struct Server {
     const LaneQuestion& question = serving.question;
     if (question.magic != kLaneMagic || question.count == 0 || question.count > kLanePages) return false;
     const uint64_t received = now_ns();
+    lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
+    lanes.bytes_received.fetch_add(sizeof question, std::memory_order_relaxed);
     serving.slot = connection->peer->slot;
     Region* region = region_enter_id(member, question.region);
     if (question.op == kLaneReturned) {
@@ -417,6 +419,8 @@ struct Server {
       connection->sent += static_cast<uint64_t>(count);
     }
     if (connection->region != nullptr) let_go(connection);
+    lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
+    lanes.bytes_sent.fetch_add(connection->whole, std::memory_order_relaxed);
     connection->whole = 0;
     if (waited) watch(connection, connection->fd, EPOLLIN, EPOLL_CTL_MOD);
     return true;
@@ -667,6 +671,12 @@ uint32_t lanes_connected(Member& member) {
   uint32_t count = 0;
   for (auto& at : lanes->peers) if (Peer* peer = at.load()) count += static_cast<uint32_t>(__builtin_popcount(peer->connected));
   return count;
+}
+
+LaneTraffic lanes_traffic(Member& member) {
+  const Lanes* lanes = member.lanes.load();
+  if (lanes == nullptr) return {};
+  return {lanes->messages_sent.load(), lanes->messages_received.load(), lanes->bytes_sent.load(), lanes->bytes_received.load()};
 }
 
 void lanes_stop(Member& member) {

@@ -87,7 +87,7 @@ export class Coordinator {
       { faultTimeout: settings.faultTimeout * 1000 },
     );
     if (settings.lane === 'auto') this.lanes = Lanes.open(this.member, session);
-    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), leave: () => this.lastHandleClosed() });
+    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), laneTraffic: () => native.laneTraffic(this.member), leave: () => this.lastHandleClosed() });
     this.engine.apply(session.state);
     this.lanes?.apply(session.state);
     for (const envelope of this.early.splice(0)) this.receive(envelope);

@@ -23,6 +23,8 @@ export interface ServiceContext {
   readonly engine: Engine;
   /** The native handle of a region of the cluster's table. */
   handleOf(region: number): number;
+  /** Of the member's lanes, both ends. */
+  laneTraffic(): { messagesSent: number; messagesReceived: number; bytesSent: number; bytesReceived: number };
   /** The last handle is closed: the member leaves. */
   leave(): Promise<void>;
 }
@@ -331,7 +333,14 @@ export class Service {
   // ---- within -------------------------------------------------------------------------------------------------------
 
   private stats(engine: Engine, session: Session): CoordinatorStats {
-    return { ...session.stats(), regions: Object.fromEntries([...engine.regions].map(([id, region]) => [id, region.traffic()])) };
+    const zmq = session.stats();
+    const lanes = this.context.laneTraffic();
+    return {
+      ...zmq,
+      messagesSent: zmq.messagesSent + lanes.messagesSent, messagesReceived: zmq.messagesReceived + lanes.messagesReceived,
+      bytesSent: zmq.bytesSent + lanes.bytesSent, bytesReceived: zmq.bytesReceived + lanes.bytesReceived,
+      regions: Object.fromEntries([...engine.regions].map(([id, region]) => [id, region.traffic()])),
+    };
   }
 
   private regionOf(id: number): RegionProtocol {
