@@ -2,7 +2,7 @@
 import { Party, type PartyOptions } from './party.js';
 import { describe, type Placement } from './placement.js';
 import { LeftOutError, Program } from './programs.js';
-import type { Curve, Point, Row, Run } from './results.js';
+import { rowOf, type Curve, type Point, type Row, type Run } from './results.js';
 import { distribution, figures } from './samples.js';
 import type { Settings } from './settings.js';
 
@@ -114,6 +114,11 @@ export class Bench {
   /** A figure that is no time: messages of a fault, for example. */
   count(key: string, what: string, value: number, unit: string): void {
     this.run.counts.push({ section: this.section.name, key, what, placement: this.placement.name, value, unit });
+  }
+
+  /** What add() has added here. */
+  row(key: string): Row | undefined {
+    return rowOf(this.run, this.section.name, key, this.placement.name);
   }
 
   /** A point of a curve that is plotted. */

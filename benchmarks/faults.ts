@@ -23,7 +23,7 @@ export const HOME_TAG = 1;
 let regions = 0;
 
 /** Member 0 is the home, and has written every page. */
-export async function faultMeter(bench: Bench, party: Party, options: FaultMeter): Promise<Meter> {
+export async function faultMeter(bench: Bench, party: Party, options: FaultMeter): Promise<Meter & { region: string }> {
   const { key, what, access, member = 1, prepare, tag = HOME_TAG, note } = options;
   const { samples, warmUp } = bench.settings;
   const pages = options.pages ?? samples + warmUp;
@@ -35,7 +35,7 @@ export async function faultMeter(bench: Bench, party: Party, options: FaultMeter
   await prepare?.(region, pages);
   let from = 0;
   return {
-    key, what, processes: party.size, ...(note === undefined ? {} : { note }),
+    key, what, region, processes: party.size, ...(note === undefined ? {} : { note }),
     async take(count) {
       if (from + count > pages) throw new Error(`${what}: only ${pages} pages were prepared`);
       const taken = await party.call<Float64Array>(member, `actions#${access}`, { region, from, count, tag: access === 'read' ? tag : -1 });
