@@ -1,6 +1,6 @@
 /** What a section is given: processes, meters, and a place for its figures. */
 import { Party, type PartyOptions } from './party.js';
-import { describe, type Placement } from './placement.js';
+import { describe, type Placement, type PlacementName } from './placement.js';
 import { LeftOutError, Program } from './programs.js';
 import { rowOf, type Curve, type Point, type Row, type Run } from './results.js';
 import { distribution, figures } from './samples.js';
@@ -12,8 +12,8 @@ export interface Section {
   readonly title: string;
   /** For --list. */
   readonly about: string;
-  /** One process, whose placement makes no difference: it is measured in the first placement only. */
-  readonly single?: boolean;
+  /** The placement makes no difference: it is measured in this one, whichever are wanted. */
+  readonly only?: PlacementName;
   run(bench: Bench): Promise<void>;
 }
 

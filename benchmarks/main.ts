@@ -13,7 +13,10 @@ import { Bench } from './bench.js';
 import { isBusy, machineFacts, watch } from './machine.js';
 import { placements, type Placement } from './placement.js';
 import { buildPrograms } from './programs.js';
-import { header, sectionText } from './report/table.js';
+import { compare, readRun } from './report/compare.js';
+import { drawPlots } from './report/plots.js';
+import { changesText, header, sectionText, stagesText, targetsText } from './report/table.js';
+import { targets } from './report/targets.js';
 import { emptyRun, type Run } from './results.js';
 import { sections } from './sections/index.js';
 import { parseSettings, type Settings } from './settings.js';
@@ -53,14 +56,14 @@ export async function bench(args: readonly string[]): Promise<number> {
     for (const { name, about } of sections) console.log(`${name.padEnd(12)} ${about}`);
     return 0;
   }
+  const before = settings.compare === undefined ? undefined : readRun(settings.compare);
   await buildPrograms();
   const run = emptyRun(machineFacts(), { ...settings });
   console.log(`${header(run)}\n`);
   for (const name of settings.sections) {
     const section = sections.find((one) => one.name === name)!;
-    for (const [index, wanted] of settings.placements.entries()) {
+    for (const wanted of section.only ? [section.only] : settings.placements) {
       const placement = placements.find((one) => one.name === wanted)!;
-      if (section.single && index > 0) continue;
       if (placement.cores > os.availableParallelism()) {
         run.leftOut.push(`${name}, ${placement.what}: this machine has ${os.availableParallelism()} processors`);
         continue;
@@ -70,9 +73,12 @@ export async function bench(args: readonly string[]): Promise<number> {
     }
     console.log(`${sectionText(run, section)}\n`);
   }
+  run.targets = targets(run);
+  for (const text of [stagesText(run), targetsText(run), before ? changesText(compare(run, before)) : '']) if (text !== '') console.log(`${text}\n`);
   for (const text of run.leftOut) console.log(`Left out: ${text}`);
   for (const text of run.failed) console.log(`Failed: ${text}`);
   if (settings.json !== undefined) writeFileSync(settings.json, JSON.stringify(run, null, 1));
+  if (settings.plots !== undefined) for (const file of await drawPlots(run, settings.plots)) console.log(`Drawn: ${file}`);
   return run.failed.length > 0 ? 1 : 0;
 }
 

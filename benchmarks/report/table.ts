@@ -2,8 +2,10 @@
 import Table from 'cli-table3';
 import type { Section } from '../bench.js';
 import { BUSY } from '../machine.js';
+import { placements } from '../placement.js';
 import type { Row, Run } from '../results.js';
 import { round } from '../samples.js';
+import type { Change } from './compare.js';
 
 /** No colours, and no lines between rows. */
 const plain = { style: { head: [], border: [] }, chars: { mid: '', 'left-mid': '', 'mid-mid': '', 'right-mid': '' } };
@@ -43,4 +45,33 @@ export function sectionText(run: Run, section: Section): string {
     parts.push(`The machine was busy (${noise.placement}): others used ${percent(noise.others)} of all processors, the hypervisor took ${percent(noise.steal)}; more than ${percent(BUSY.others)} and ${percent(BUSY.steal)} disturb the figures.`);
   }
   return parts.join('\n');
+}
+
+export function stagesText(run: Run): string {
+  const parts: string[] = [];
+  for (const placement of placements) {
+    const found = run.stages.filter((one) => one.placement === placement.name);
+    if (found.length === 0) continue;
+    const names = [...new Set(found.flatMap((one) => one.stages.map(({ name }) => name)))];
+    const table = new Table({ head: [`µs, ${placement.what}`, ...found.map((one) => one.path)], ...plain });
+    for (const name of names) table.push([name, ...found.map((one) => one.stages.find((stage) => stage.name === name)?.us ?? '')]);
+    table.push(['n', ...found.map((one) => one.n)]);
+    parts.push(table.toString());
+  }
+  return parts.length === 0 ? '' : `Where the time goes: medians of each step\n${parts.join('\n')}`;
+}
+
+export function targetsText(run: Run): string {
+  if (run.targets.length === 0) return '';
+  const table = new Table({ head: ['what', 'placement', 'asked', 'got', ''], ...plain });
+  for (const { what, placement, asked, got, met } of run.targets) table.push([what, placement === 'all' ? '' : placement, asked, got ?? '', met === null ? '' : met ? 'met' : 'NOT met']);
+  const judged = run.targets.filter(({ met }) => met !== null);
+  return `Targets: ratios of medians in this run\n${table.toString()}\n${judged.filter(({ met }) => met).length} of ${judged.length} met`;
+}
+
+export function changesText(changes: readonly Change[]): string {
+  if (changes.length === 0) return 'Nothing that both runs have measured.';
+  const table = new Table({ head: ['placement', 'µs, medians', 'before', 'now', 'now ÷ before'], ...plain });
+  for (const { row, before, ratio } of changes) table.push([row.where, `${row.section}: ${row.what}`, before.median, row.median, ratio]);
+  return `Compared with the earlier run\n${table.toString()}`;
 }

@@ -55,7 +55,7 @@ export const section: Section = {
   name: 'access',
   title: 'Repeated access to pages that are here: a pass over 4 MiB',
   about: "a typed array over a region beside one over a plain SharedArrayBuffer, both on pages of 4 KiB (the kernel's large pages off)",
-  single: true,
+  only: 'one',
   async run(bench) {
     const party = await bench.party({ members: 1, smallPages: true });
     await party.call(0, 'sections/access#prepare');

@@ -12,14 +12,18 @@ const CACHED = [10, 1000, 10_000, 100_000];
 const MEMBERS = [2, 4, 8];
 
 export const actions = {
-  /** Single pages far from one another, all over a region that may be larger than one buffer can be. */
-  async spread(state: State, { region, count, open }: { region: string; count: number; open: boolean }): Promise<void> {
-    const at = await state.cluster.region(region, { mode: open ? 'wait' : 'open' });
-    const step = Math.floor(at.size / PAGE / count);
-    if (step < 1) throw new Error(`${region} has fewer than ${count} pages`);
-    const views = Array.from(shuffled(count), (page) => new Int32Array(at.window(page * step * PAGE, PAGE)));
-    if (!open) for (const view of views) view[0] = 1;
-    state.kept.set(`spread ${region}`, views);
+  /**
+   * Pages of a region that may be larger than one buffer can be: neighbours from its middle on, or, with `spread`, far
+   * from one another and from those. The home writes them first.
+   */
+  async pages(state: State, { region, count, spread }: { region: string; count: number; spread: boolean }): Promise<void> {
+    const at = await state.cluster.region(region, { mode: 'open' });
+    const pages = at.size / PAGE;
+    const step = spread ? Math.floor(pages / count / 2) : 1;
+    const first = spread ? 0 : pages >= 2 * count ? pages / 2 : 0;
+    const views = Array.from(shuffled(count), (page) => new Int32Array(at.window((first + page * step) * PAGE, PAGE)));
+    if (state.index === 0) for (const view of views) view[0] = 1;
+    state.kept.set(`pages ${region} ${spread}`, views);
   },
 
   make: async (state: State, { region, bytes }: { region: string; bytes: number }): Promise<number> => {
@@ -28,8 +32,8 @@ export const actions = {
     return Number(process.hrtime.bigint() - start);
   },
 
-  touch(state: State, { region, from, count }: { region: string; from: number; count: number }): Float64Array {
-    const views = state.kept.get(`spread ${region}`) as Int32Array[];
+  touch(state: State, { region, spread, from, count }: { region: string; spread: boolean; from: number; count: number }): Float64Array {
+    const views = state.kept.get(`pages ${region} ${spread}`) as Int32Array[];
     const samples = new Float64Array(count);
     for (let i = 0; i < count; i++) {
       const view = views[from + i];
@@ -57,17 +61,19 @@ async function bySize(bench: Bench): Promise<Meter[]> {
       bench.leaveOut(what, String((error as Error).message).split('\n')[0]);
       continue;
     }
-    await party.call(0, 'sections/growth#spread', { region, count: MOST, open: false });
-    await party.call(1, 'sections/growth#spread', { region, count: MOST, open: true });
-    let from = 0;
-    meters.push({
-      key: `size-${bytes}`, what,
-      async take(count) {
-        const taken = await party.call<Float64Array>(1, 'sections/growth#touch', { region, from, count });
-        from += count;
-        return taken;
-      },
-    });
+    // Pages far from one another need parts of all tables, the kernel's too, that nobody has touched before.
+    for (const spread of bytes >= 2 * MOST * MIB ? [false, true] : [false]) {
+      for (const member of [0, 1]) await party.call(member, 'sections/growth#pages', { region, count: MOST, spread });
+      let from = 0;
+      meters.push({
+        key: `${spread ? 'spread' : 'size'}-${bytes}`, what: `${what}${spread ? ', pages far apart' : ''}`,
+        async take(count) {
+          const taken = await party.call<Float64Array>(1, 'sections/growth#touch', { region, spread, from, count });
+          from += count;
+          return taken;
+        },
+      });
+    }
   }
   return meters;
 }
@@ -107,7 +113,7 @@ export const section: Section = {
     for (const [plot, meters] of groups) {
       for (const { key } of meters) {
         const row = bench.row(key);
-        if (row) bench.point({ plot, series: 'median' }, { x: Number(key.split('-')[1]), y: row.median });
+        if (row && key.startsWith(plot)) bench.point({ plot, series: 'median' }, { x: Number(key.split('-')[1]), y: row.median });
       }
     }
   },

@@ -26,7 +26,7 @@ export const section: Section = {
   name: 'mappings',
   title: 'Every second page: more states than the kernel allows mappings',
   about: 'reads of every second page of a region, more than half of the kernel\'s limit on mappings; how often it was met',
-  single: true,
+  only: 'free',
   async run(bench) {
     const pages = bench.settings.quick ? QUICK_PAGES : PAGES;
     const party = await bench.party({ members: 2 });

@@ -31,7 +31,7 @@ export const section: Section = {
   name: 'messages',
   title: 'Messages',
   about: 'how many messages a read miss, a write miss with 0, 1 and 3 copies, and a scan take, over lanes and through the coordinators',
-  single: true,
+  only: 'free',
   async run(bench) {
     for (const lane of ['auto', 'off'] as const) {
       const party = await bench.party({ members: 5, lane });

@@ -3,6 +3,7 @@ import { PAGE } from '../actions.js';
 import type { Meter, Section } from '../bench.js';
 import { faultMeter } from '../faults.js';
 import type { Party } from '../party.js';
+import { round } from '../samples.js';
 import type { State } from '../state.js';
 
 /** So many that pages which are used together are far from one another: nothing is read ahead. */
@@ -46,14 +47,26 @@ async function blocks(party: Party, [one, other]: [number, number], key: string,
   };
 }
 
+interface Stats { faults: { read: number; write: number }; lanes: { faults: number } }
+
+interface Contended extends Meter {
+  /** What the two members counted in the region, together. */
+  counted(): Promise<{ faults: number; lanes: number; handOvers: number }>;
+}
+
 /** One page, as fast as it goes. */
-async function contended(party: Party, members: [number, number], key: string, what: string): Promise<Meter> {
+async function contended(party: Party, members: [number, number], key: string, what: string): Promise<Contended> {
   const region = `one page ${key}`;
   await party.call(0, 'actions#create', { region, size: PAGE });
   for (const member of members) if (member !== 0) await party.call(member, 'actions#open', { region });
   let first = 0;
   return {
     key, what, processes: party.size, note: 'both spin',
+    async counted() {
+      const all = await Promise.all(members.map((member) => party.call<Stats>(member, 'actions#regionStats', { region })));
+      const sum = (of: (stats: Stats) => number): number => all.reduce((total, stats) => total + of(stats), 0);
+      return { faults: sum((stats) => stats.faults.read + stats.faults.write), lanes: sum((stats) => stats.lanes.faults), handOvers: first };
+    },
     async take(count) {
       const turns = Math.ceil(count / 2) + 1;
       const taken = await Promise.all(members.map((member, parity) => party.call<Float64Array>(member, 'sections/pingpong#turns', { region, parity, first, turns })));
@@ -79,9 +92,15 @@ export const section: Section = {
       await blocks(three, [1, 2], 'members', 'hand-over, two members that are not the home'),
     ]);
     const few = { samples: Math.min(bench.settings.samples, bench.placement.name === 'one' ? 100 : 1000), warmUp: Math.min(bench.settings.warmUp, 50) };
-    await bench.measure([
+    const spinning = [
       await contended(pair, [0, 1], 'home-contended', 'one contended page, the home and a member'),
       await contended(three, [1, 2], 'members-contended', 'one contended page, two members that are not the home'),
-    ], few);
+    ];
+    await bench.measure(spinning, few);
+    for (const { key, what, counted } of spinning) {
+      const { faults, lanes, handOvers } = await counted();
+      bench.count(`${key}-faults`, `${what}: faults for each hand-over`, round(faults / handOvers), '');
+      bench.count(`${key}-lanes`, `${what}: part of them that a lane served`, round(lanes / faults), '');
+    }
   },
 };

@@ -5,7 +5,7 @@ export const section: Section = {
   name: 'trap',
   title: 'Bare trap, in C, without Node',
   about: 'SIGSEGV with mprotect, and userfaultfd with SIGBUS; beside the floors: memcpy, the kernel\'s own page faults',
-  single: true,
+  only: 'one',
   async run(bench) {
     const meter = async (key: string, what: string, name: string, args: (string | number)[], bytes?: number): Promise<Meter | undefined> => {
       const started = await bench.unlessLeftOut(what, () => bench.program(0, name, args));
