@@ -17,5 +17,4 @@ process.on('message', (message: ToMember) => {
   );
 });
 
-// The others end at the same time, so there is nobody to hand anything over to.
 process.once('disconnect', () => process.exit(0));

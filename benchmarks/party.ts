@@ -78,7 +78,11 @@ export class Party {
       for (let index = 0; index < options.members; index++) {
         const node = [process.execPath, path.join(__dirname, 'member.js')];
         const [command, ...rest] = placed(placement, options.seat?.(index) ?? index, node, options);
-        const child = spawn(command, rest, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], serialization: 'advanced' });
+        const child = spawn(command, rest, {
+          stdio: ['ignore', 'inherit', 'inherit', 'ipc'], serialization: 'advanced',
+          // All end together, so there is nobody to hand anything over to.
+          env: { ...process.env, FAULTLINE_EXIT_TIMEOUT: '0' },
+        });
         party.processes.push(new Process(child, `process ${index}`));
         // One after the other: the first serves the membership.
         await party.processes[index].call('actions#start', { index, cluster: options.cluster, lane: options.lane }, START_MS);

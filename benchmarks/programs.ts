@@ -26,10 +26,17 @@ export async function buildPrograms(): Promise<void> {
   }
 }
 
+export interface PlaceOptions {
+  /** None of the kernel's large pages. */
+  smallPages?: boolean;
+  /** For what would not notice by itself that the benchmark has been killed. */
+  endsWithUs?: boolean;
+}
+
 /** The command that runs another one where the placement says. */
-export function placed(placement: Placement, index: number, command: string[], options: { smallPages?: boolean } = {}): string[] {
+export function placed(placement: Placement, index: number, command: string[], options: PlaceOptions = {}): string[] {
   const processor = processorOf(placement, index);
-  const place = [...(processor === undefined ? [] : ['-c', String(processor)]), ...(options.smallPages ? ['-t'] : [])];
+  const place = [...(processor === undefined ? [] : ['-c', String(processor)]), ...(options.smallPages ? ['-t'] : []), ...(options.endsWithUs ? ['-d'] : [])];
   return place.length === 0 ? command : [path.join(built, 'place'), ...place, ...command];
 }
 
@@ -56,7 +63,7 @@ export class Program {
 
   /** @returns the program, and what it said after "ready" */
   static async start(placement: Placement, index: number, name: string, args: (string | number)[]): Promise<{ program: Program; said: string }> {
-    const [command, ...rest] = placed(placement, index, [path.join(built, name), ...args.map(String)]);
+    const [command, ...rest] = placed(placement, index, [path.join(built, name), ...args.map(String)], { endsWithUs: true });
     const program = new Program(spawn(command, rest, { stdio: ['pipe', 'pipe', 'pipe'] }), `${name} ${args.join(' ')}`);
     try {
       return { program, said: (await program.line()).replace(/^ready\s*/, '') };

@@ -68,7 +68,7 @@ export const actions = {
 export async function redis(bench: Bench, bytes: number): Promise<Meter[]> {
   if (!installed()) throw new LeftOutError('redis-server (Debian: apt-get install redis-server) or the package ioredis is not installed');
   const port = await freePort();
-  const [command, ...args] = placed(bench.placement, 0, ['redis-server', '--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--daemonize', 'no']);
+  const [command, ...args] = placed(bench.placement, 0, ['redis-server', '--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--daemonize', 'no'], { endsWithUs: true });
   const server = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] });
   const ended = new Promise((resolve) => server.once('exit', resolve));
   bench.onClose(async () => {

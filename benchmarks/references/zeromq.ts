@@ -1,7 +1,8 @@
 /** Raw zeromq.js: a Dealer to each side's Router, worker to worker, as the coordinators use it. */
-import path from 'node:path';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
+import path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { Bench, Meter } from '../bench.js';
 import type { State } from '../state.js';
@@ -10,11 +11,8 @@ import type { WorkerData } from './zeromq-worker.js';
 /** Bytes of a question, and of an answer without its page. */
 export const MESSAGE_BYTES = 64;
 
-function next(worker: Worker): Promise<Float64Array> {
-  return new Promise((resolve, reject) => {
-    worker.once('message', resolve);
-    worker.once('error', reject);
-  });
+async function next(worker: Worker): Promise<Float64Array> {
+  return (await once(worker, 'message'))[0] as Float64Array;
 }
 
 export const actions = {
@@ -32,7 +30,7 @@ export const actions = {
 
   async stop(state: State, { own }: { own: string }): Promise<void> {
     const worker = state.kept.get(`zeromq ${own}`) as Worker;
-    const ended = new Promise((resolve) => worker.once('exit', resolve));
+    const ended = once(worker, 'exit');
     worker.postMessage('close');
     await ended;
   },
