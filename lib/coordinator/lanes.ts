@@ -12,6 +12,7 @@ const TOKEN_BYTES = 16;
 export class Lanes {
   /** Members that have been told, by id. */
   private readonly peers = new Map<MemberId, number>();
+  private stopped = false;
 
   private constructor(private readonly member: number, private readonly session: Session, private readonly address: string) {}
 
@@ -41,6 +42,8 @@ export class Lanes {
 
   /** After the protocol has heard of it: lanes for those who are new. */
   apply(state: ClusterState): void {
+    // On its way out: whoever says something new when the others have let it go looks like one that does not know it.
+    if (this.stopped) return;
     for (const { id, slot, leaving } of state.members) {
       if (id === this.session.self || leaving || this.peers.has(id)) continue;
       this.peers.set(id, slot);
@@ -57,6 +60,7 @@ export class Lanes {
   }
 
   stop(): void {
+    this.stopped = true;
     native.lanesStop(this.member);
     this.peers.clear();
   }
