@@ -87,7 +87,8 @@ struct Server {
   Member& member;
   Lanes& lanes;
   int epoll = -1;
-  int listener = -1;
+  // Unix, and TCP if the cluster is of more than one machine.
+  int listeners[2] = {-1, -1};
   pthread_t thread{};
   bool stopping = false;  // under the mutex
   uint32_t self = 0;
@@ -277,7 +278,7 @@ struct Server {
 
   // ---- questions ------------------------------------------------------------------------------------------------------
 
-  void accept_all() {
+  void accept_all(int listener) {
     for (;;) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
       if (fd < 0) return;
@@ -448,7 +449,7 @@ struct Server {
       look_at = 0;
       return;
     }
-    if (reinterpret_cast<Server*>(connection) == this) return accept_all();
+    for (int& listener : listeners) if (reinterpret_cast<int*>(connection) == &listener) return accept_all(listener);
     // An event before this one may have ended it.
     if (std::none_of(connections.begin(), connections.end(), [&](const auto& other) { return other.get() == connection; })) return;
     if (connection->outgoing != nullptr) return outgoing_ready(connection);
@@ -576,59 +577,75 @@ void Server::set_blocking(int fd) {
   fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 }
 
-std::string lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
+namespace {
+
+// Listens at the address, which is an abstract Unix socket of a random name if `host` is empty; "" and errno if it can't be.
+std::string listen_at(Server& server, int& listener, const std::string& host, const char*& call) {
+  sockaddr_storage address{};
+  socklen_t length = 0;
+  std::string text;
+  if (host.empty()) {
+    uint8_t random[16];
+    call = "getrandom";
+    if (getrandom(random, sizeof random, 0) != sizeof random) return "";
+    text = "unix:faultline-lane-";
+    for (const uint8_t byte : random) {
+      text += "0123456789abcdef"[byte >> 4];
+      text += "0123456789abcdef"[byte & 15];
+    }
+    Server::parse(text, address, length);
+  } else if (!Server::parse_ip(host, 0, address, length)) {
+    call = "inet_pton";
+    errno = EINVAL;
+    return "";
+  }
+  call = "socket";
+  listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (listener < 0) return "";
+  call = "bind";
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0) return "";
+  call = "listen";
+  if (listen(listener, 512) != 0) return "";
+  server.watch(reinterpret_cast<Connection*>(&listener), listener, EPOLLIN, EPOLL_CTL_ADD);
+  if (host.empty()) return text;
+  call = "getsockname";
+  length = sizeof address;
+  if (getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) return "";
+  const uint16_t port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
+  return "tcp:" + host + ":" + std::to_string(port);
+}
+
+}  // namespace
+
+LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
   if (member.lanes.load() == nullptr) member.lanes.store(new Lanes);
   Lanes& lanes = *member.lanes.load();
   std::lock_guard<std::mutex> lock(lanes.mutex);
-  if (lanes.running) return lanes.address;
+  if (lanes.running) return lanes.addresses;
   auto server = std::make_unique<Server>(member, lanes);
   server->self = self;
   const auto fail = [&](const char* call) {
     failure = {"ERR_SYSTEM", call, errno};
-    if (server->listener >= 0) close(server->listener);
+    for (const int listener : server->listeners) if (listener >= 0) close(listener);
     if (server->epoll >= 0) close(server->epoll);
     if (lanes.event.load() >= 0) close(lanes.event.exchange(-1));
-    return std::string();
+    return LaneAddresses{};
   };
-  sockaddr_storage address{};
-  socklen_t length = 0;
-  std::string name;
-  if (host.empty()) {
-    uint8_t random[16];
-    if (getrandom(random, sizeof random, 0) != sizeof random) return fail("getrandom");
-    name = "faultline-lane-";
-    for (const uint8_t byte : random) {
-      name += "0123456789abcdef"[byte >> 4];
-      name += "0123456789abcdef"[byte & 15];
-    }
-    Server::parse("unix:" + name, address, length);
-  } else if (!Server::parse_ip(host, 0, address, length)) {
-    errno = EINVAL;
-    return fail("inet_pton");
-  }
-  server->listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (server->listener < 0) return fail("socket");
-  if (bind(server->listener, reinterpret_cast<sockaddr*>(&address), length) != 0) return fail("bind");
-  if (listen(server->listener, 512) != 0) return fail("listen");
   server->epoll = epoll_create1(EPOLL_CLOEXEC);
   if (server->epoll < 0) return fail("epoll_create1");
   lanes.event.store(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (lanes.event.load() < 0) return fail("eventfd");
   server->watch(nullptr, lanes.event.load(), EPOLLIN, EPOLL_CTL_ADD);
-  server->watch(reinterpret_cast<Connection*>(server.get()), server->listener, EPOLLIN, EPOLL_CTL_ADD);
-  if (host.empty()) {
-    lanes.address = "unix:" + name;
-  } else {
-    length = sizeof address;
-    if (getsockname(server->listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) return fail("getsockname");
-    const uint16_t port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
-    lanes.address = "tcp:" + host + ":" + std::to_string(port);
-  }
+  const char* call = nullptr;
+  lanes.addresses.near = listen_at(*server, server->listeners[0], "", call);
+  if (lanes.addresses.near.empty()) return fail(call);
+  lanes.addresses.far = host.empty() ? "" : listen_at(*server, server->listeners[1], host, call);
+  if (!host.empty() && lanes.addresses.far.empty()) return fail(call);
   lane_poll_us();  // reads the environment now, never in a handler
   if (pthread_create(&server->thread, nullptr, [](void* self) -> void* { static_cast<Server*>(self)->run(); return nullptr; }, server.get()) != 0) return fail("pthread_create");
   lanes.server = server.release();
   lanes.running = true;
-  return lanes.address;
+  return lanes.addresses;
 }
 
 void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token) {
@@ -697,7 +714,7 @@ void lanes_stop(Member& member) {
   // A thread whose lane broke may just be about to write to the descriptor.
   while (lanes->wakers.load() != 0) sched_yield();
   while (!server->connections.empty()) server->drop(server->connections.front().get());
-  close(server->listener);
+  for (const int listener : server->listeners) if (listener >= 0) close(listener);
   close(server->epoll);
   close(lanes->event.exchange(-1));
   delete server;
