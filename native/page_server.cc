@@ -93,8 +93,8 @@ struct Server {
   bool stopping = false;  // under the mutex
   uint32_t self = 0;
   std::vector<std::unique_ptr<Connection>> connections;
-  // µs: when lanes that are to be made, and strangers, are looked at next.
-  uint64_t look_at = 0;
+  // µs: when lanes that are to be made, and strangers, are looked at next. Others than its thread set it under the mutex.
+  std::atomic<uint64_t> look_at{0};
   // Polling: until when, ns; how worth while it has been; whom it is for.
   uint64_t poll_until = 0;
   int worth = 8;
@@ -488,15 +488,19 @@ struct Server {
     epoll_event events[32];
     for (;;) {
       int64_t wait = -1;
-      if (look_at != UINT64_MAX && now_us() >= look_at) {
+      const uint64_t due = look_at.load();
+      if (due != UINT64_MAX && now_us() >= due) {
         std::lock_guard<std::mutex> lock(lanes.mutex);
         if (stopping) break;
-        wait = make_lanes();
-        const int64_t other = overdue();
+        // What fails in the meantime sets it back to 0.
+        look_at.store(UINT64_MAX);
+        wait = overdue();
+        const int64_t other = make_lanes();
         if (other >= 0 && (wait < 0 || other < wait)) wait = other;
-        look_at = wait < 0 ? UINT64_MAX : now_us() + static_cast<uint64_t>(wait);
-      } else if (look_at != UINT64_MAX) {
-        wait = static_cast<int64_t>(look_at - now_us());
+        if (look_at.load() == 0) wait = 0;
+        else if (wait >= 0) look_at.store(now_us() + static_cast<uint64_t>(wait));
+      } else if (due != UINT64_MAX) {
+        wait = static_cast<int64_t>(due - now_us());
         if (wait < 0) wait = 0;
       }
       int count = 0;
@@ -548,7 +552,7 @@ void wake_server(Lanes& lanes) {
 }
 
 // Under the mutex. Waits for threads that use one of its lanes: their sockets are shut, so that they don't wait either.
-void close_peer(Lanes& lanes, Server& server, Peer& peer) {
+void close_peer(Server& server, Peer& peer) {
   peer.up.store(false);
   for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
   for (uint32_t idle = 0; idle != peer.connected;) {
@@ -654,7 +658,7 @@ void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* tok
   std::lock_guard<std::mutex> lock(lanes->mutex);
   if (!lanes->running) return;
   Peer& peer = peer_at(*lanes, slot);
-  if (peer.up.load()) close_peer(*lanes, *server_of(*lanes), peer);
+  if (peer.up.load()) close_peer(*server_of(*lanes), peer);
   memcpy(peer.expected, token, kTokenBytes);
   peer.member.store(id);
   peer.up.store(true);
@@ -678,7 +682,7 @@ void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
   std::lock_guard<std::mutex> lock(lanes->mutex);
   Peer* peer = lanes->peers[slot].load();
   if (!lanes->running || peer == nullptr || peer->member.load() != id) return;
-  close_peer(*lanes, *server_of(*lanes), *peer);
+  close_peer(*server_of(*lanes), *peer);
 }
 
 uint32_t lanes_connected(Member& member) {
@@ -706,7 +710,7 @@ void lanes_stop(Member& member) {
     lanes->running = false;
     server = server_of(*lanes);
     server->stopping = true;
-    for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*lanes, *server, *peer);
+    for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*server, *peer);
     wake_server(*lanes);
   }
   pthread_join(server->thread, nullptr);
