@@ -211,7 +211,7 @@ export interface Native {
 
   // lanes: sockets on which faulting threads ask other members' page servers
   /** Starts the member's page server. host: an IP address to listen at, or '' for members on one machine. Returns the address for the others. ERR_SYSTEM. */
-  lanesOpen(member: number, self: number, host: string): string;
+  lanesOpen(member: number, self: number, host: string): [near: string, far: string];
   /** Member `id` is in the view, at `slot`: the token (16 bytes) that it must say when it connects. */
   lanesExpect(member: number, slot: number, id: number, token: Uint8Array): void;
   /** It listens at `address`, and wants this token. */

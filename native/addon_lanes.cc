@@ -5,7 +5,7 @@
 namespace faultline {
 namespace {
 
-// (member, its id, host): the address for the others; host '' for members on one machine.
+// (member, its id, host): [near, far]; host '' if all members are on one machine.
 Napi::Value open_lanes(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Member* member = arguments.member(0);
@@ -13,9 +13,12 @@ Napi::Value open_lanes(const Napi::CallbackInfo& info) {
   const std::string host = arguments.text(2);
   if (!arguments.ok) return arguments.env.Undefined();
   SystemFailure failure;
-  const std::string address = lanes_open(*member, self, host, failure);
+  const LaneAddresses addresses = lanes_open(*member, self, host, failure);
   if (failure.code != nullptr) throw_system(arguments.env, failure);
-  return Napi::String::New(arguments.env, address);
+  Napi::Array pair = Napi::Array::New(arguments.env, 2);
+  pair.Set(0u, addresses.near);
+  pair.Set(1u, addresses.far);
+  return pair;
 }
 
 // (member, slot, id, token)

@@ -525,8 +525,11 @@ Begun begin(DirectoryEntry& directory) {
 
 void end(DirectoryEntry& directory, uint32_t state, uint32_t owner, uint32_t version, uint64_t copyset, bool keep_txn) {
   directory.copyset.store(copyset);
-  const uint64_t word = state | (static_cast<uint64_t>(owner) << kOwnerShift) | (static_cast<uint64_t>(version) << kVersionShift) | (keep_txn ? kTxn : 0);
-  directory.word.store(word);
+  const uint64_t next = state | (static_cast<uint64_t>(owner) << kOwnerShift) | (static_cast<uint64_t>(version) << kVersionShift) | (keep_txn ? kTxn : 0);
+  uint64_t word = directory.word.load();
+  // Without TXN, somebody may have HOP for a moment, to find that it is refused; and who waits for that must be told.
+  while (!directory.word.compare_exchange_weak(word, next | (word & (kLock | kHop | kWant)))) {
+  }
 }
 
 }  // namespace faultline

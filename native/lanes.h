@@ -49,6 +49,11 @@ struct Peer {
   uint32_t attempts = 0;
 };
 
+// Where a page server listens: for members on this machine (a Unix socket), and for others (TCP; "" if there are none).
+struct LaneAddresses {
+  std::string near, far;
+};
+
 struct Lanes {
   std::atomic<Peer*> peers[kPeerSlots] = {};
   // One message written to it makes the page server look at `broken`, at new peers, or at `stopping`.
@@ -56,15 +61,15 @@ struct Lanes {
   std::atomic<uint32_t> wakers{0};  // threads that are about to
   std::mutex mutex;
   bool running = false;
-  std::string address;
+  LaneAddresses addresses;
   void* server = nullptr;
   // All messages over lanes, of both ends.
   std::atomic<uint64_t> messages_sent{0}, messages_received{0}, bytes_sent{0}, bytes_received{0};
 };
 
-// Starts the member's page server. `host`: an address to listen at by TCP, or empty for an abstract Unix socket (members
-// on one machine). Returns the address for the others, or "" and `failure`.
-std::string lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure);
+// Starts the member's page server. `host`: an address to listen at by TCP, too, or empty. Returns where it can be reached,
+// or `failure`.
+LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure);
 // Somebody is in the view: the token that it must say when it connects.
 void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token);
 // It listens there, and wants this token.

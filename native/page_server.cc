@@ -87,13 +87,14 @@ struct Server {
   Member& member;
   Lanes& lanes;
   int epoll = -1;
-  int listener = -1;
+  // Unix, and TCP if the cluster is of more than one machine.
+  int listeners[2] = {-1, -1};
   pthread_t thread{};
   bool stopping = false;  // under the mutex
   uint32_t self = 0;
   std::vector<std::unique_ptr<Connection>> connections;
-  // µs: when lanes that are to be made, and strangers, are looked at next.
-  uint64_t look_at = 0;
+  // µs: when lanes that are to be made, and strangers, are looked at next. Others than its thread set it under the mutex.
+  std::atomic<uint64_t> look_at{0};
   // Polling: until when, ns; how worth while it has been; whom it is for.
   uint64_t poll_until = 0;
   int worth = 8;
@@ -277,7 +278,7 @@ struct Server {
 
   // ---- questions ------------------------------------------------------------------------------------------------------
 
-  void accept_all() {
+  void accept_all(int listener) {
     for (;;) {
       const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
       if (fd < 0) return;
@@ -448,7 +449,7 @@ struct Server {
       look_at = 0;
       return;
     }
-    if (reinterpret_cast<Server*>(connection) == this) return accept_all();
+    for (int& listener : listeners) if (reinterpret_cast<int*>(connection) == &listener) return accept_all(listener);
     // An event before this one may have ended it.
     if (std::none_of(connections.begin(), connections.end(), [&](const auto& other) { return other.get() == connection; })) return;
     if (connection->outgoing != nullptr) return outgoing_ready(connection);
@@ -487,15 +488,19 @@ struct Server {
     epoll_event events[32];
     for (;;) {
       int64_t wait = -1;
-      if (look_at != UINT64_MAX && now_us() >= look_at) {
+      const uint64_t due = look_at.load();
+      if (due != UINT64_MAX && now_us() >= due) {
         std::lock_guard<std::mutex> lock(lanes.mutex);
         if (stopping) break;
-        wait = make_lanes();
-        const int64_t other = overdue();
+        // What fails in the meantime sets it back to 0.
+        look_at.store(UINT64_MAX);
+        wait = overdue();
+        const int64_t other = make_lanes();
         if (other >= 0 && (wait < 0 || other < wait)) wait = other;
-        look_at = wait < 0 ? UINT64_MAX : now_us() + static_cast<uint64_t>(wait);
-      } else if (look_at != UINT64_MAX) {
-        wait = static_cast<int64_t>(look_at - now_us());
+        if (look_at.load() == 0) wait = 0;
+        else if (wait >= 0) look_at.store(now_us() + static_cast<uint64_t>(wait));
+      } else if (due != UINT64_MAX) {
+        wait = static_cast<int64_t>(due - now_us());
         if (wait < 0) wait = 0;
       }
       int count = 0;
@@ -547,7 +552,7 @@ void wake_server(Lanes& lanes) {
 }
 
 // Under the mutex. Waits for threads that use one of its lanes: their sockets are shut, so that they don't wait either.
-void close_peer(Lanes& lanes, Server& server, Peer& peer) {
+void close_peer(Server& server, Peer& peer) {
   peer.up.store(false);
   for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
   for (uint32_t idle = 0; idle != peer.connected;) {
@@ -576,59 +581,75 @@ void Server::set_blocking(int fd) {
   fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
 }
 
-std::string lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
+namespace {
+
+// Listens at the address, which is an abstract Unix socket of a random name if `host` is empty; "" and errno if it can't be.
+std::string listen_at(Server& server, int& listener, const std::string& host, const char*& call) {
+  sockaddr_storage address{};
+  socklen_t length = 0;
+  std::string text;
+  if (host.empty()) {
+    uint8_t random[16];
+    call = "getrandom";
+    if (getrandom(random, sizeof random, 0) != sizeof random) return "";
+    text = "unix:faultline-lane-";
+    for (const uint8_t byte : random) {
+      text += "0123456789abcdef"[byte >> 4];
+      text += "0123456789abcdef"[byte & 15];
+    }
+    Server::parse(text, address, length);
+  } else if (!Server::parse_ip(host, 0, address, length)) {
+    call = "inet_pton";
+    errno = EINVAL;
+    return "";
+  }
+  call = "socket";
+  listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (listener < 0) return "";
+  call = "bind";
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), length) != 0) return "";
+  call = "listen";
+  if (listen(listener, 512) != 0) return "";
+  server.watch(reinterpret_cast<Connection*>(&listener), listener, EPOLLIN, EPOLL_CTL_ADD);
+  if (host.empty()) return text;
+  call = "getsockname";
+  length = sizeof address;
+  if (getsockname(listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) return "";
+  const uint16_t port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
+  return "tcp:" + host + ":" + std::to_string(port);
+}
+
+}  // namespace
+
+LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
   if (member.lanes.load() == nullptr) member.lanes.store(new Lanes);
   Lanes& lanes = *member.lanes.load();
   std::lock_guard<std::mutex> lock(lanes.mutex);
-  if (lanes.running) return lanes.address;
+  if (lanes.running) return lanes.addresses;
   auto server = std::make_unique<Server>(member, lanes);
   server->self = self;
   const auto fail = [&](const char* call) {
     failure = {"ERR_SYSTEM", call, errno};
-    if (server->listener >= 0) close(server->listener);
+    for (const int listener : server->listeners) if (listener >= 0) close(listener);
     if (server->epoll >= 0) close(server->epoll);
     if (lanes.event.load() >= 0) close(lanes.event.exchange(-1));
-    return std::string();
+    return LaneAddresses{};
   };
-  sockaddr_storage address{};
-  socklen_t length = 0;
-  std::string name;
-  if (host.empty()) {
-    uint8_t random[16];
-    if (getrandom(random, sizeof random, 0) != sizeof random) return fail("getrandom");
-    name = "faultline-lane-";
-    for (const uint8_t byte : random) {
-      name += "0123456789abcdef"[byte >> 4];
-      name += "0123456789abcdef"[byte & 15];
-    }
-    Server::parse("unix:" + name, address, length);
-  } else if (!Server::parse_ip(host, 0, address, length)) {
-    errno = EINVAL;
-    return fail("inet_pton");
-  }
-  server->listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (server->listener < 0) return fail("socket");
-  if (bind(server->listener, reinterpret_cast<sockaddr*>(&address), length) != 0) return fail("bind");
-  if (listen(server->listener, 512) != 0) return fail("listen");
   server->epoll = epoll_create1(EPOLL_CLOEXEC);
   if (server->epoll < 0) return fail("epoll_create1");
   lanes.event.store(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (lanes.event.load() < 0) return fail("eventfd");
   server->watch(nullptr, lanes.event.load(), EPOLLIN, EPOLL_CTL_ADD);
-  server->watch(reinterpret_cast<Connection*>(server.get()), server->listener, EPOLLIN, EPOLL_CTL_ADD);
-  if (host.empty()) {
-    lanes.address = "unix:" + name;
-  } else {
-    length = sizeof address;
-    if (getsockname(server->listener, reinterpret_cast<sockaddr*>(&address), &length) != 0) return fail("getsockname");
-    const uint16_t port = ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
-    lanes.address = "tcp:" + host + ":" + std::to_string(port);
-  }
+  const char* call = nullptr;
+  lanes.addresses.near = listen_at(*server, server->listeners[0], "", call);
+  if (lanes.addresses.near.empty()) return fail(call);
+  lanes.addresses.far = host.empty() ? "" : listen_at(*server, server->listeners[1], host, call);
+  if (!host.empty() && lanes.addresses.far.empty()) return fail(call);
   lane_poll_us();  // reads the environment now, never in a handler
   if (pthread_create(&server->thread, nullptr, [](void* self) -> void* { static_cast<Server*>(self)->run(); return nullptr; }, server.get()) != 0) return fail("pthread_create");
   lanes.server = server.release();
   lanes.running = true;
-  return lanes.address;
+  return lanes.addresses;
 }
 
 void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token) {
@@ -637,7 +658,7 @@ void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* tok
   std::lock_guard<std::mutex> lock(lanes->mutex);
   if (!lanes->running) return;
   Peer& peer = peer_at(*lanes, slot);
-  if (peer.up.load()) close_peer(*lanes, *server_of(*lanes), peer);
+  if (peer.up.load()) close_peer(*server_of(*lanes), peer);
   memcpy(peer.expected, token, kTokenBytes);
   peer.member.store(id);
   peer.up.store(true);
@@ -661,7 +682,7 @@ void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
   std::lock_guard<std::mutex> lock(lanes->mutex);
   Peer* peer = lanes->peers[slot].load();
   if (!lanes->running || peer == nullptr || peer->member.load() != id) return;
-  close_peer(*lanes, *server_of(*lanes), *peer);
+  close_peer(*server_of(*lanes), *peer);
 }
 
 uint32_t lanes_connected(Member& member) {
@@ -689,7 +710,7 @@ void lanes_stop(Member& member) {
     lanes->running = false;
     server = server_of(*lanes);
     server->stopping = true;
-    for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*lanes, *server, *peer);
+    for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*server, *peer);
     wake_server(*lanes);
   }
   pthread_join(server->thread, nullptr);
@@ -697,7 +718,7 @@ void lanes_stop(Member& member) {
   // A thread whose lane broke may just be about to write to the descriptor.
   while (lanes->wakers.load() != 0) sched_yield();
   while (!server->connections.empty()) server->drop(server->connections.front().get());
-  close(server->listener);
+  for (const int listener : server->listeners) if (listener >= 0) close(listener);
   close(server->epoll);
   close(lanes->event.exchange(-1));
   delete server;

@@ -5,6 +5,8 @@ import { randomBytes } from 'node:crypto';
 export interface Bridge {
   names: string[];
   addresses: string[];
+  /** IPv6 */
+  addresses6: string[];
   /** Delay and loss for what this member sends. @returns why it can't be done, as text, if it can't */
   disturb(member: number, netem: string[]): string | undefined;
   setLink(member: number, state: 'up' | 'down'): void;
@@ -21,6 +23,7 @@ export function makeBridge(members: number): Bridge | string {
   const hub = `flt-${id}-hub`;
   const names = Array.from({ length: members }, (_, index) => `flt-${id}-${index}`);
   const addresses = names.map((_, index) => `10.213.78.${index + 1}`);
+  const addresses6 = names.map((_, index) => `fd13:2b1e::${index + 1}`);
   const remove = (): void => {
     for (const name of [...names, hub]) {
       try {
@@ -39,6 +42,7 @@ export function makeBridge(members: number): Bridge | string {
       ip('-n', name, 'link', 'add', 'link0', 'type', 'veth', 'peer', 'name', `port${index}`, 'netns', hub);
       ip('-n', hub, 'link', 'set', `port${index}`, 'master', 'bridge0', 'up');
       ip('-n', name, 'addr', 'add', `${addresses[index]}/24`, 'dev', 'link0');
+      ip('-n', name, 'addr', 'add', `${addresses6[index]}/64`, 'dev', 'link0', 'nodad');
       ip('-n', name, 'link', 'set', 'link0', 'up');
       ip('-n', name, 'link', 'set', 'lo', 'up');
     });
@@ -47,7 +51,7 @@ export function makeBridge(members: number): Bridge | string {
     return `network namespaces with a bridge can't be made here: ${reasonOf(error)}`;
   }
   return {
-    names, addresses, remove,
+    names, addresses, addresses6, remove,
     disturb(member, netem) {
       try {
         execFileSync('tc', ['-n', names[member], 'qdisc', 'replace', 'dev', 'link0', 'root', 'netem', ...netem], { stdio: 'pipe', timeout: 10_000 });

@@ -224,8 +224,8 @@ describe('processes that join', () => {
 });
 
 describe('a cluster at a TCP address', () => {
-  it('is formed and joined over loopback, and its address moves with the registrar', async () => {
-    const cluster = `tcp://127.0.0.1:${await freePort()}`;
+  for (const host of ['127.0.0.1', '[::1]']) it(`is formed and joined over loopback (${host}), and its address moves with the registrar`, async () => {
+    const cluster = `tcp://${host}:${await freePort()}`;
     const [a, b] = await startMembers(2, { name: 'grid', size: 1 << 16 }, { cluster });
     await a.run(({ region }) => { new Int32Array(region.buffer)[0] = 1; });
     await b.run(({ region }) => { new Int32Array(region.buffer)[1024] = 2; });

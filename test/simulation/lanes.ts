@@ -19,7 +19,7 @@ interface Answer { head: Uint8Array; pages: Map<number, Int32Array> }
 export class SimulatedLanes {
   private readonly exchanges = new Map<Thread, Exchange>();
   /** The page server's own: what it is in the middle of, and what waits. */
-  private serving: { index: number; finish: () => void } | null = null;
+  private serving: { finish: () => void } | null = null;
   private readonly waiting: (() => void)[] = [];
   private readonly peers = new Map<number, MemberId>();
   private stopped = false;
@@ -104,6 +104,7 @@ export class SimulatedLanes {
       if (left-- <= 0) return this.breaks(thread, exchange);
       member.words.set(words, page * (PAGE_SIZE / 4));
     }
+    world.note(() => `thread ${thread.id} of member ${member.id} has its answer: ${answer.head[4]} of them, version ${new DataView(answer.head.buffer, answer.head.byteOffset).getUint32(32, true)}`);
     const hop = world.native.laneInstall(thread.index, answer.head);
     exchange.installing = true;
     if (hop) {
@@ -124,6 +125,7 @@ export class SimulatedLanes {
     if (exchange === undefined || this.exchanges.get(thread) !== exchange) return;
     if (exchange.installing) return this.finish(thread, exchange);
     this.exchanges.delete(thread);
+    this.world.note(() => `thread ${thread.id} of member ${this.member.id} gives up its lane`);
     this.world.native.laneGiveUp(thread.index);
     exchange.over();
   }
@@ -146,8 +148,9 @@ export class SimulatedLanes {
       this.waiting.shift()?.();
     };
     if (world.native.serveLocked(index)) {
-      this.serving = { index, finish: done };
-      world.events.after(world.choices.skewed(5), member.id, () => { if (this.serving?.index === index) done(); });
+      const serving = { finish: done };
+      this.serving = serving;
+      world.events.after(world.choices.skewed(5), member.id, () => { if (this.serving === serving) done(); });
     } else {
       end(world.native.serveFinish(index));
     }

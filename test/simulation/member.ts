@@ -258,7 +258,7 @@ export class SimulatedMember {
   look(): void {
     if (this.waking || this.dead || this.ended || !this.native.ringReady(this.handle)) return;
     this.waking = true;
-    this.world.events.after(this.world.choices.skewed(15), this.id, () => {
+    this.world.events.after(this.world.choices.skewed(this.world.plan.ringLatency), this.id, () => {
       this.waking = false;
       if (this.engine === null) return;
       this.turn(() => this.drain());

@@ -4,8 +4,8 @@
  */
 import type { Choices } from './choices.js';
 
-/** Trouble at a message boundary: when the nth message of that type is sent, or has arrived, at one of its ends. */
-export interface Trigger { type: string; nth: number; end: 'from' | 'to'; action: 'die' | 'leave' | 'stop' | 'break'; arrived: boolean; /** µs. */ delay: number }
+/** Trouble at a message boundary: when the nth message of that type is sent, or has arrived, at one of its ends, or at the member for which a home sends it. */
+export interface Trigger { type: string; nth: number; end: 'from' | 'to' | 'requester'; action: 'die' | 'leave' | 'stop' | 'break'; arrived: boolean; /** µs. */ delay: number }
 
 /** Messages of which a run has few, and at which most goes wrong; the frequent ones come up by chance. */
 const BOUNDARIES = ['handover', 'handover-ack', 'handed', 'rebuild', 'holdings', 'give-back', 'lost', 'state', 'ask', 'reply', 'call', 'recall', 'recalled', 'returned', 'invalidate', 'invalidated', 'data', 'request'];
@@ -41,6 +41,15 @@ export interface Plan {
   lanes: boolean;
   laneBreaks: number;
   interleaving: number;
+  /** How often a thread that is BUSY with a protection change loses its processor, and for how long at most, µs. */
+  slowChanges: number;
+  slowness: number;
+  /** µs until a coordinator looks into the ring: what it has been sent may come first. */
+  ringLatency: number;
+  /** µs for which a pinned page may stay so, as for a read from a disk or a socket. */
+  pinned: number;
+  /** µs after which at the latest somebody notices that a process has died. */
+  notice: number;
   /** Relative weights of what threads do. */
   weights: Record<Kind, number>;
 }
@@ -78,29 +87,59 @@ export function drawPlan(choices: Choices): Plan {
   }
   // Some kinds of trouble need several things at once, which would come together too rarely by chance.
   let leaves = drawnLeaves;
-  const focus = choices.chance(0.2) ? choices.pick(['homes move', 'writers die'] as const) : null;
-  if (focus !== null) pages.length = Math.min(pages.length, 2);
+  let threads = choices.between(1, 2);
+  let slowChanges = choices.chance(0.15) ? 0.2 : 0;
+  let serverLatency = choices.pick([10, 1000, 50_000]);
+  let notice = 5_000;
+  let pinned = choices.chance(0.3) ? 20_000 : 0;
+  const die = (type: string, most: number, end: Trigger['end'], arrived: boolean, delay: number): void => {
+    triggers.push({ type, nth: 1 + choices.skewed(most), end, action: 'die', arrived, delay: choices.skewed(delay) });
+  };
+  let operations = choices.between(4, 16);
+  let span = choices.pick([2_000, 300, 10_000]);
+  let slowness = choices.pick([500, 5_000]);
+  const focus = choices.chance(0.3) ? choices.pick(['homes move', 'writers go', 'slow changes'] as const) : null;
+  if (focus !== null) {
+    pages.length = Math.min(pages.length, 2);
+    operations = choices.between(8, 20);
+    span = choices.pick([300, 2_000]);
+    serverLatency = 10;
+    notice = 4 * latency;
+    if (choices.chance(0.7)) for (const kind of KINDS) weights[kind] = kind === 'read' || kind === 'write' ? 4 : 0;
+  }
   if (focus === 'homes move') {
     leaves = choices.between(1, 3);
-    if (choices.chance(0.5)) triggers.push({ type: choices.pick(['handover', 'handover-ack', 'handed', 'data', 'request']), nth: 1 + choices.skewed(4), end: 'to', action: 'die', arrived: true, delay: choices.skewed(6 * latency) });
-  } else if (focus === 'writers die') {
-    for (let count = choices.between(1, 2); count > 0; count--) triggers.push({ type: choices.pick(['request', 'invalidate', 'invalidated']), nth: 1 + choices.skewed(30), end: 'from', action: 'die', arrived: choices.chance(0.7), delay: choices.skewed(2 * latency) });
+    if (choices.chance(0.8)) die(choices.pick(['handed', 'handover', 'handed', 'handover', 'handover-ack', 'data', 'request']), 3, 'to', true, 2 * latency);
+  } else if (focus === 'writers go') {
+    // Copies that were dropped and are wanted again while a write that invalidates them is given up.
+    weights.drop = choices.between(1, 4);
+    weights.pin = choices.between(0, 2);
+    for (let count = choices.between(1, 3); count > 0; count--) {
+      if (choices.chance(0.7)) triggers.push({ type: 'invalidate', nth: 1 + choices.skewed(20), end: 'requester', action: choices.pick(['die', 'leave'] as const), arrived: choices.chance(0.3), delay: choices.skewed(latency) });
+      else die(choices.pick(['request', 'invalidate', 'invalidated']), 30, 'from', choices.chance(0.7), 2 * latency);
+    }
+  } else if (focus === 'slow changes') {
+    // Answers that find their page BUSY: one thread opens a page again that was squeezed, while another asks for more.
+    threads = choices.between(2, 3);
+    weights.squeeze = choices.between(2, 8);
+    slowChanges = 0.5;
+    slowness = choices.pick([20, 100, 1_000, 10_000]);
+    if (choices.chance(0.4)) leaves = choices.between(1, 2);
+    else if (choices.chance(0.5)) die('data', 8, 'from', true, 2 * latency);
   }
   // Barriers need all parties until their end.
   if (triggers.length + leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
   return {
     members, extents, pages, latency, weights, leaves, kills, pauses, breaks, partitions, stalls, triggers,
-    threads: choices.between(1, 2),
-    operations: choices.between(4, 16),
+    threads, operations, span, serverLatency, notice, slowChanges, slowness, pinned,
     spread: choices.chance(0.5),
-    serverLatency: choices.pick([10, 1000, 50_000]),
     slowMessages: choices.chance(0.3) ? 0.05 : 0,
-    span: choices.pick([2_000, 300, 10_000]),
     joins: sometimes(0.25, 2),
     serverGone: choices.chance(0.02),
     mappingFailures: choices.chance(0.15) ? 0.1 : 0,
     lanes: choices.chance(0.75),
     laneBreaks: choices.chance(0.3) ? 0.05 : 0,
     interleaving: choices.pick([0.2, 0, 0.6]),
+    ringLatency: choices.pick([15, 5, 15, 200]),
   };
 }

@@ -26,6 +26,8 @@ export class Thread {
   ended = false;
   /** The handler holds BUSY and is about to change a mapping. */
   changing = false;
+  /** In the middle of that its processor has gone to somebody else. */
+  private preempted = false;
   private running = false;
   private state: 'ready' | 'asleep' | 'waiting' = 'ready';
   private token = 0;
@@ -40,7 +42,7 @@ export class Thread {
 
   /** It could run now. */
   get able(): boolean {
-    return !this.ended && !this.running && this.state === 'ready';
+    return !this.ended && !this.running && !this.preempted && this.state === 'ready';
   }
 
   begin(): void {
@@ -77,13 +79,17 @@ export class Thread {
   private schedule(): void {
     const { world } = this;
     const token = ++this.token;
-    world.events.after(world.choices.skewed(8), this.member.id, () => {
-      if (token === this.token && this.able) world.stepThread(this);
+    this.preempted = this.changing && world.choices.chance(world.plan.slowChanges);
+    world.events.after(this.preempted ? world.choices.below(world.plan.slowness) : world.choices.skewed(8), this.member.id, () => {
+      if (token !== this.token) return;
+      this.preempted = false;
+      if (this.able) world.stepThread(this);
     });
   }
 
   step(): void {
     this.token++;
+    this.preempted = false;
     this.running = true;
     let result: IteratorResult<Pause, void>;
     try {
@@ -356,6 +362,10 @@ export class Thread {
     for (let times = choices.below(3); times > 0; times--) {
       const touched = yield* this.touch([{ page: pin.first + choices.below(pin.count), access: pin.access }]);
       if (touched === 'ended') return 'ended';
+    }
+    if (plan.pinned > 0) {
+      this.world.events.after(choices.skewed(plan.pinned), member.id, () => this.resume());
+      yield* this.pause();
     }
     // Members that leave release all pins.
     const at = this.pins.indexOf(pin);

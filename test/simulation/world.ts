@@ -249,15 +249,17 @@ export class World {
   private readonly counts = new Map<string, number>();
 
   /** Trouble that the plan wants at this message. */
-  private pull(type: string, arrived: boolean, from: MemberId, to: MemberId): void {
+  private pull(message: Message, arrived: boolean, from: MemberId, to: MemberId): void {
     const { triggers } = this.plan;
     if (triggers.length === 0) return;
+    const { type } = message;
     const key = arrived ? `${type} arrived` : type;
     const nth = (this.counts.get(key) ?? 0) + 1;
     this.counts.set(key, nth);
     for (const trigger of triggers) {
       if (trigger.type !== type || trigger.arrived !== arrived || trigger.nth !== nth) continue;
-      const member = this.members.get(trigger.end === 'from' ? from : to);
+      const asker = 'requester' in message ? message.requester : SERVER;
+      const member = this.members.get(trigger.end === 'from' ? from : trigger.end === 'to' ? to : asker);
       const other = this.members.get(trigger.end === 'from' ? to : from);
       if (member === undefined) continue;
       // Not in the middle of the step that sends it.
@@ -282,7 +284,7 @@ export class World {
       if (other !== member.id && this.choices.chance(0.5)) this.cut(member.id, other, false);
     }
     // The kernel closes its sockets and frees its lock; somebody notices.
-    this.events.after(this.choices.skewed(5_000), SERVER, () => { if (!this.serverGone) this.registry.died([member.id]); });
+    this.events.after(this.choices.skewed(this.plan.notice), SERVER, () => { if (!this.serverGone) this.registry.died([member.id]); });
   }
 
   /** What is in flight from a to b is lost, and nothing comes after it; if both, in the other direction too. */
@@ -362,10 +364,10 @@ export class World {
     const { cut } = channel;
     const envelope: Envelope = { from, state: from === SERVER ? this.state?.version ?? 0 : this.members.get(from)!.version, message, payload };
     this.note(() => `${name(from)} -> ${name(to)}: ${describe(message)}`);
-    if (from !== SERVER) this.pull(message.type, false, from, to);
+    if (from !== SERVER) this.pull(message, false, from, to);
     this.events.at(time, to, () => {
       if (channel.cut !== cut) return;
-      this.pull(message.type, true, from, to);
+      this.pull(message, true, from, to);
       if (to === SERVER) this.toServer(envelope);
       else this.members.get(to)?.receive(envelope);
     });

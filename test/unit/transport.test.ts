@@ -46,6 +46,7 @@ const messages: Message[] = [
   { type: 'lease', sentAt: 1, forMs: 1500 },
   { type: 'evicted', epoch: 3 },
   { type: 'tell', topic: 't', value: [1] },
+  { type: 'lane', machine: 'm', near: 'unix:a', far: 'tcp:127.0.0.1:1', token: '0123456789abcdef0123456789abcdef' },
 ];
 const cluster = clusterHash('c');
 const copy = (message: Message, from = 2, version = 6): Uint8Array => Uint8Array.from(encode(message, from, version, cluster));

@@ -42,8 +42,8 @@ const state = fc.record({
   }), { maxLength: 3 }),
 });
 const cold: fc.Arbitrary<Message> = fc.oneof(
-  fc.record({ type: fc.constant('rebuild' as const), ...about, first: count, count }),
-  fc.record({ type: fc.constant('holdings' as const), ...about, first: count, count, records: fc.array(finite), done: fc.boolean() }),
+  fc.record({ type: fc.constant('rebuild' as const), ...about, first: count, count, round: count }),
+  fc.record({ type: fc.constant('holdings' as const), ...about, first: count, count, round: count, records: fc.array(finite), done: fc.boolean() }),
   fc.record({ type: fc.constant('handover' as const), ...about, first: count, records: fc.array(finite), copies: fc.array(fc.array(count)), done: fc.boolean() }),
   fc.record({ type: fc.constant('lost' as const), ...about, runs: fc.array(count), member: count, epoch: count }),
   fc.record({ type: fc.constant('ask' as const), ...about, id: fc.maxSafeInteger(), op: text, args: fc.array(finite) }),
@@ -52,6 +52,7 @@ const cold: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: fc.constant('state' as const), state }),
   fc.record({ type: fc.constant('lease' as const), sentAt: finite, forMs: finite }),
   fc.record({ type: fc.constant('tell' as const), topic: text, value: json }),
+  fc.record({ type: fc.constant('lane' as const), machine: text, near: text, far: text, token: fc.stringMatching(/^[0-9a-f]{32}$/) }),
 ) as fc.Arbitrary<Message>;
 
 const join: fc.Arbitrary<JoinMessage> = fc.oneof(

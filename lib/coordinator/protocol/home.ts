@@ -134,9 +134,12 @@ export class Home {
       const work = this.works.get(page);
       const expected = work?.recall?.owner === from && work.recall.version === segment.version;
       if (!expected && this.isOwned(page, from, segment.version)) {
+        const service = this.serviceOf(page);
+        // It gives up what it was granted. Until this page's turn comes a thread here may be asking it for the bytes.
+        if (service?.status === 'open') return this.enqueue(page, { from, access: Access.Read, held: 0, given: { segment, bytes: bytes?.slice() ?? null } });
         // Its recall was broken off by draining. The directory says until the end that the owner has the bytes: it is
         // this home that takes them back, or the next one.
-        if (this.serviceOf(page)?.settled !== false) return;
+        if (service?.settled !== false) return;
         this.takeBack(page, from, segment, bytes);
         const [state, owner, version, low, high] = this.directory(page);
         this.memory.end(page, state, owner, version, low, high, work?.begun ?? false);

@@ -72,7 +72,8 @@ export interface ReplyMessage { type: 'reply'; id: number; value?: unknown; erro
 
 // ---- lanes (cold) ---------------------------------------------------------------------------------------------------
 /** member -> member: my page server listens at `address`, and lets you in with this token (hexadecimal). */
-export interface LaneMessage { type: 'lane'; address: string; token: string }
+/** Where the sender's page server listens: for those on the same machine, and for others; and what to say there. */
+export interface LaneMessage { type: 'lane'; machine: string; near: string; far: string; token: string }
 
 // ---- the registry: membership, regions, locks, barriers (cold) -------------------------------------------------------
 /** Served by one member (the registrar). op and args: see registry.ts. */

@@ -39,7 +39,7 @@ const types: Record<string, Check> = {
   lease: shape({ sentAt: finite, forMs: finite }),
   evicted: shape({ epoch: count }),
   tell: shape({ topic: text }),
-  lane: shape({ address: text, token: (value) => typeof value === 'string' && /^[0-9a-f]{32}$/.test(value) }),
+  lane: shape({ machine: text, near: text, far: text, token: (value) => typeof value === 'string' && /^[0-9a-f]{32}$/.test(value) }),
 };
 
 /** @throws MalformedError */

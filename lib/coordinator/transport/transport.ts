@@ -31,6 +31,9 @@ export interface TransportOptions {
   silence: number;
 }
 
+/** zeromq resolves such addresses only if it is told to. */
+const isIPv6 = (endpoint: string): boolean => endpoint.startsWith('tcp://[');
+
 /** A Router and the one loop that reads from it. */
 export class Listener {
   private readonly router: Router;
@@ -44,6 +47,7 @@ export class Listener {
 
   /** Returns the endpoint with a port in place of '*'. Throws zeromq's error (code EADDRINUSE, EADDRNOTAVAIL, …). */
   bind(endpoint: string): string {
+    this.router.ipv6 = isIPv6(endpoint);
     this.router.bindSync(endpoint);
     return this.router.lastEndpoint ?? endpoint;
   }
@@ -139,7 +143,7 @@ export class Channel {
     private readonly events: { receive(frames: Uint8Array[]): void; broken(): void },
     private readonly onClose: () => void,
   ) {
-    this.dealer = new Dealer({ ...common, ...options, reconnectInterval: -1 });
+    this.dealer = new Dealer({ ...common, ...options, ipv6: isIPv6(endpoint), reconnectInterval: -1 });
     this.loops = [reported(this.receiveAll()), reported(this.observe())];
     try {
       this.dealer.connect(endpoint);

@@ -73,7 +73,7 @@ export const mutants: readonly Mutant[] = [
   mutant('old-home-stays-open', 'a leaving home does not close its own copies before it hands over', moves,
     'deferred += this.memory.downgrade(records[i], records[i + 1], false, out);', 'void out;'),
   mutant('handover-without-bytes', 'a leaving home hands over its directory, and not its bytes', moves,
-    'if (content === Content.Bytes) {\n        this.memory.writePages', 'if (content === Content.Same) {\n        this.memory.writePages'),
+    'if (content === Content.Bytes) this.memory.writePages', 'if (content === Content.Same) this.memory.writePages'),
   mutant('pages-open-before-the-directory', 'a new home opens its pages to its threads before their directory is written', moves,
     'if (rebuilt) setHomed();\n', 'setHomed();\n'),
   mutant('grants-overtaken-by-a-move', 'a new home does not install what it was granted before', moves,

@@ -17,11 +17,11 @@ describe('mutants of the protocol', function () {
     for (const mutant of mutants) assert.ok(changedFiles(mutant).size > 0);
   });
 
-  // One of each kind; npm run mutants tries all.
-  for (const [name, invariant] of [['invalidation-not-awaited', 'one-writer'], ['upgrade-after-invalidation', 'latest-value'], ['barrier-opens-early', 'barrier-waits-for-all'], ['recall-leaves-a-shared-copy', 'one-writer']]) {
-    it(`${name} is found, by ${invariant}`, async () => {
+  // One of each kind; npm run mutants tries all. What breaks first depends on the schedule.
+  for (const [name, ...invariants] of [['invalidation-not-awaited', 'one-writer'], ['upgrade-after-invalidation', 'latest-value'], ['barrier-opens-early', 'barrier-waits-for-all', 'every-fault-ends'], ['recall-leaves-a-shared-copy', 'one-writer']]) {
+    it(`${name} is found, by ${invariants.join(' or ')}`, async () => {
       const result = await hunt(mutants.find((mutant) => mutant.name === name)!, 5_000);
-      assert.equal(result.invariant, invariant, `${result.message} after ${result.seeds} seeds`);
+      assert.ok(invariants.includes(result.invariant!), `${result.invariant}: ${result.message} after ${result.seeds} seeds`);
     });
   }
 });

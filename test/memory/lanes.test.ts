@@ -1,0 +1,314 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import net from 'node:net';
+import { Member, startMembers, uniqueCluster } from '../support/members.js';
+import { codeOf, tellEvents } from '../support/steps.js';
+import { freePort } from '../support/network.js';
+import { makeBridge } from '../chaos/bridge.js';
+
+const PAGE = 4096;
+// ms after which a member that is silent is given up (the default, with some room).
+const BOUND = 8000;
+
+/** Lanes are made in the background: waits until a fault of `asker` on a page homed at `home` goes over one. */
+async function untilOnLanes(asker: Member, home: Member): Promise<void> {
+  const name = `scratch-${randomBytes(4).toString('hex')}`;
+  await home.run(async ({ cluster }, given) => { await cluster.region(given.name, { size: 4096 * given.PAGE }); }, { name, PAGE });
+  await asker.run(async ({ cluster }, given) => {
+    const region = await cluster.region(given.name, { mode: 'open' });
+    const view = new Uint8Array(region.buffer);
+    for (let page = 0; region.stats().lanes.faults === 0; page += 7) {
+      if (page >= 4096) throw new Error('no fault has gone over a lane');
+      view[page * given.PAGE];
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await region.close();
+  }, { name, PAGE });
+}
+
+/** `count` members, each with lanes to the first. */
+async function membersOnLanes(count: number, size: number): Promise<Member[]> {
+  const members = await startMembers(count, { size });
+  for (const other of members.slice(1)) await untilOnLanes(other, members[0]);
+  return members;
+}
+
+/** TCP ports of 127.0.0.1 at which the process listens. */
+function listeningPorts(pid: number): number[] {
+  const sockets = new Set(readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
+    } catch {
+      return undefined;
+    }
+  }));
+  const LISTEN = '0A';
+  return readFileSync('/proc/net/tcp', 'latin1').trim().split('\n').slice(1).map((line) => line.trim().split(/\s+/))
+    .filter((fields) => fields[3] === LISTEN && sockets.has(fields[9])).map((fields) => parseInt(fields[1].split(':')[1], 16));
+}
+
+/** How many bytes come back before the other end closes, or for half a second. */
+async function answerTo(port: number, said: Buffer): Promise<number> {
+  const socket = net.connect(port, '127.0.0.1');
+  let heard = 0;
+  socket.on('error', () => undefined);
+  socket.on('data', (bytes) => { heard += bytes.length; });
+  socket.setTimeout(500, () => socket.destroy());
+  socket.write(said);
+  await new Promise((resolve) => socket.once('close', resolve));
+  return heard;
+}
+
+describe('the memory: lanes', () => {
+  it('serve reads, writes and upgrades without a message between coordinators, and each sees what the other stored', async () => {
+    const [a, b] = await membersOnLanes(2, 64 * PAGE);
+    await a.run(({ region }) => { new Int32Array(region.buffer).forEach((_, index, view) => { view[index] = index; }); });
+    const seen = await b.run(({ cluster, region }) => {
+      const view = new Int32Array(region.buffer);
+      const before = { region: region.stats(), cluster: cluster.stats() };
+      const read = [view[0], view[20 * 1024], view[40 * 1024]];
+      view[20 * 1024] = -1;
+      view[50 * 1024 + 1] = -2;
+      const after = { region: region.stats(), cluster: cluster.stats() };
+      const sum = (what: 'sent' | 'received') => after.cluster.messages[what] - before.cluster.messages[what];
+      return { read, lanes: after.region.lanes.faults - before.region.lanes.faults, messages: after.region.lanes.messages - before.region.lanes.messages, sent: sum('sent'), received: sum('received'), kept: view[50 * 1024] };
+    });
+    assert.deepEqual(seen.read, [0, 20 * 1024, 40 * 1024]);
+    assert.equal(seen.kept, 50 * 1024);
+    assert.equal(seen.lanes, 5);
+    assert.equal(seen.messages, 10);
+    // Heartbeats may come between; a fault would take more.
+    assert.ok(seen.sent >= 5 && seen.received >= 5);
+    assert.deepEqual(await a.run(({ region }) => { const view = new Int32Array(region.buffer); return [view[20 * 1024], view[50 * 1024 + 1], view[50 * 1024]]; }), [-1, -2, 50 * 1024]);
+  });
+
+  it('are not used with lane: "off", nor with FAULTLINE_LANE=off', async () => {
+    for (const how of [{ join: { lane: 'off' as const } }, { env: { FAULTLINE_LANE: 'off' } }]) {
+      const cluster = uniqueCluster();
+      const a = await Member.start({ cluster });
+      const b = await Member.start({ cluster, ...how });
+      await a.open('grid', { size: 64 * PAGE });
+      await b.open('grid');
+      await a.run(({ region }) => { new Uint8Array(region.buffer).fill(3); });
+      const [sum, lanes, page] = await b.run(({ region }) => [new Uint8Array(region.buffer).reduce((total, byte) => total + byte, 0), region.stats().lanes.faults, region.stats().faults.read]);
+      assert.deepEqual([sum, lanes], [3 * 64 * PAGE, 0]);
+      assert.ok(page > 0);
+    }
+    assert.equal(await codeOf(Member.start({ cluster: uniqueCluster(), join: { lane: 'fast' as 'off' } })), 'ERR_FAULTLINE_INVALID_ARGUMENT');
+  });
+
+  it('fetch a page that another member has for its home, and leave a copy there when it only reads', async () => {
+    const [a, b] = await startMembers(2, { size: 64 * PAGE });
+    await untilOnLanes(a, b);
+    await untilOnLanes(b, a);
+    const pages = 10;
+    await b.run(({ region }, given) => { const view = new Int32Array(region.buffer); for (let page = 0; page < given; page++) view[page * 5 * 1024] = page + 100; }, pages);
+    const seen = await a.run(({ region }, given) => {
+      const view = new Int32Array(region.buffer);
+      const before = region.stats().lanes.faults;
+      const read = Array.from({ length: given }, (_, page) => view[page * 5 * 1024]);
+      return { read, lanes: region.stats().lanes.faults - before, recalls: region.stats().recalls.sent };
+    }, pages);
+    assert.deepEqual(seen.read, Array.from({ length: pages }, (_, page) => page + 100));
+    assert.equal(seen.lanes, pages);
+    assert.ok(seen.recalls >= pages);
+    assert.deepEqual(await b.run(async ({ region }, given) => {
+      const before = region.stats().faults.read;
+      const view = new Int32Array(region.buffer);
+      const read = Array.from({ length: given }, (_, page) => view[page * 5 * 1024]);
+      return [read.every((value, page) => value === page + 100), region.stats().faults.read - before];
+    }, pages), [true, 0]);
+  });
+
+  it('read ahead of a scan, in either direction and in steps, and not of random accesses', async () => {
+    const [a, b] = await membersOnLanes(2, 4096 * PAGE);
+    await a.run(({ region }) => { const view = new Int32Array(region.buffer); for (let page = 0; page < 4096; page++) view[page * 1024] = page + 1; });
+    const scan = (first: number, step: number, count: number) => b.run(({ region }, given) => {
+      const view = new Int32Array(region.buffer);
+      const before = region.stats();
+      let right = true;
+      for (let i = 0; i < given.count; i++) {
+        const page = given.first + i * given.step;
+        right &&= view[page * 1024] === page + 1;
+      }
+      const after = region.stats();
+      return { right, faults: after.faults.read - before.faults.read, ahead: after.lanes.ahead - before.lanes.ahead };
+    }, { first, step, count });
+    for (const [first, step, count] of [[0, 1, 512], [1023, -1, 400], [1024, 3, 300]]) {
+      const { right, faults, ahead } = await scan(first, step, count);
+      assert.ok(right);
+      assert.ok(faults < count / 8, `${faults} faults for ${count} pages in steps of ${step}`);
+      assert.ok(ahead > count * 3 / 4, `${ahead} of ${count} pages came ahead`);
+    }
+    const random = await b.run(({ region }) => {
+      const view = new Int32Array(region.buffer);
+      const before = region.stats();
+      let state = 7;
+      let right = true;
+      for (let i = 0; i < 500; i++) {
+        state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+        const page = 2048 + state % 2048;
+        right &&= view[page * 1024] === page + 1;
+      }
+      const after = region.stats();
+      return { right, faults: after.faults.read - before.faults.read, ahead: after.lanes.ahead - before.lanes.ahead };
+    });
+    assert.ok(random.right);
+    assert.ok(random.ahead <= random.faults / 10, `${random.ahead} pages came in vain beside ${random.faults}`);
+  });
+
+  it('serve more threads at once than there are lanes, on pages of their own and on the same', async () => {
+    const [a, b] = await membersOnLanes(2, 1024 * PAGE);
+    await a.run(({ region }) => { const view = new Int32Array(region.buffer); for (let page = 0; page < 1024; page++) view[page * 1024] = page; });
+    const threads = await Promise.all(Array.from({ length: 7 }, () => b.thread(({ region }) => ({ buffer: region.buffer }))));
+    const sums = await Promise.all(threads.map((thread, index) => thread.run(({ buffer }, at) => {
+      const view = new Int32Array(buffer);
+      let sum = 0;
+      for (let page = 0; page < 512; page++) {
+        sum += view[page * 1024];
+        Atomics.add(view, (512 + (page * 7 + at * 61) % 64) * 1024 + 1, 1);
+      }
+      return sum;
+    }, index)));
+    assert.deepEqual(sums, Array(7).fill(512 * 511 / 2));
+    assert.equal(await a.run(({ region }) => {
+      const view = new Int32Array(region.buffer);
+      let total = 0;
+      for (let page = 512; page < 576; page++) total += view[page * 1024 + 1];
+      return total;
+    }), 7 * 512);
+  });
+
+  it('count right when two members add to the same words from several threads each', async () => {
+    const members = await membersOnLanes(2, 64 * PAGE);
+    const threads = await Promise.all([...members, ...members].map((member) => member.thread(({ region }) => ({ buffer: region.buffer }))));
+    await Promise.all(threads.map((thread) => thread.run(({ buffer }) => {
+      const view = new Int32Array(buffer);
+      for (let i = 0; i < 300; i++) Atomics.add(view, (i % 3) * 1024 * 9, 1);
+    })));
+    for (const member of members) {
+      assert.deepEqual(await member.run(({ region }) => [0, 1, 2].map((at) => new Int32Array(region.buffer)[at * 1024 * 9])), [400, 400, 400]);
+    }
+  });
+
+  it('give up a home that is stopped, and the fault goes on when it is back', async () => {
+    const [a, b] = await membersOnLanes(2, 64 * PAGE);
+    await a.run(({ region }) => { new Int32Array(region.buffer)[3 * 1024] = 77; });
+    const thread = await b.thread(({ region }) => ({ buffer: region.buffer }));
+    await a.kill('SIGSTOP');
+    const read = thread.run(({ buffer }) => new Int32Array(buffer)[3 * 1024]);
+    // The lane's longest time for an answer passes: what the thread waits for then is the coordinator's affair.
+    await b.run(async ({ region }) => { while (region.stats().lanes.broken === 0) await new Promise((resolve) => setTimeout(resolve, 10)); });
+    await a.kill('SIGCONT');
+    assert.equal(await read, 77);
+    await untilOnLanes(b, a);
+  });
+
+  it('end with a home that is killed in the middle of many faults: each ends, with the bytes or with the loss', async () => {
+    const [server, home, b] = await startMembers(3);
+    await tellEvents(server, 'member-died');
+    await home.open('grid', { size: 2048 * PAGE });
+    await b.open('grid');
+    await untilOnLanes(b, home);
+    await home.run(({ region }) => { new Int32Array(region.buffer).fill(9); });
+    const threads = await Promise.all([0, 1, 2].map(() => b.thread(({ region }) => ({ buffer: region.buffer }), { load: true })));
+    const reading = threads.map((thread, index) => thread.run((state, at) => {
+      const view = new Int32Array(state.buffer);
+      const seen = { right: 0, lost: 0, wrong: 0 };
+      for (let page = at; page < 2048; page += 3) {
+        if (page === at + 300) state.tell('reading');
+        try {
+          const value = state.attempt(() => view[page * 1024]);
+          if (value === 9) seen.right++;
+          else seen.wrong++;
+        } catch (error) {
+          if ((error as { code?: string }).code !== 'ERR_FAULTLINE_PAGE_LOST') throw error;
+          seen.lost++;
+        }
+      }
+      return seen;
+    }, index, { within: 30_000 }));
+    await b.run(async ({ region }) => { while (region.stats().lanes.faults < 20) await new Promise((resolve) => setTimeout(resolve, 1)); });
+    await home.kill('SIGKILL');
+    await server.told('event member-died', { within: BOUND });
+    for (const { right, lost, wrong } of await Promise.all(reading)) {
+      assert.equal(wrong, 0);
+      assert.ok([682, 683].includes(right + lost));
+    }
+  });
+
+  it('close with a member that leaves, whose bytes are all still there', async () => {
+    const [a, b, c] = await startMembers(3);
+    await b.open('grid', { size: 256 * PAGE });
+    for (const member of [a, c]) await member.open('grid');
+    await untilOnLanes(c, b);
+    await c.run(({ region }) => { const view = new Int32Array(region.buffer); for (let page = 0; page < 256; page += 2) view[page * 1024] = page; });
+    const thread = await c.thread(({ region }) => ({ buffer: region.buffer }));
+    const reading = thread.run(({ buffer }) => {
+      const view = new Int32Array(buffer);
+      let sum = 0;
+      for (let page = 0; page < 256; page++) sum += view[page * 1024];
+      return sum;
+    });
+    await b.leave();
+    assert.equal(await reading, 128 * 127);
+    assert.equal(await a.run(({ region }) => {
+      const view = new Int32Array(region.buffer);
+      let sum = 0;
+      for (let page = 0; page < 256; page++) sum += view[page * 1024];
+      return sum;
+    }), 128 * 127);
+  });
+
+  it('let no stranger in, whatever it says, and go on', async () => {
+    const cluster = `tcp://127.0.0.1:${await freePort()}`;
+    const a = await Member.start({ cluster });
+    const b = await Member.start({ cluster });
+    await a.open('grid', { size: 64 * PAGE });
+    await b.open('grid');
+    await untilOnLanes(b, a);
+    const hello = (token: Buffer) => Buffer.concat([Buffer.from([0x66, 0x6c, 0x61, 0x68, 1, 0, 0, 0]), token, Buffer.from([2, 0, 0, 0, 1, 0, 0, 0])]);
+    // zeromq greets whoever connects; a page server waits for its hello, and says nothing to whoever says another.
+    let silent = 0;
+    for (const port of listeningPorts(a.pid)) {
+      const heard = await Promise.all([randomBytes(32), hello(Buffer.alloc(16)), hello(randomBytes(16)), randomBytes(4096)].map((said) => answerTo(port, said)));
+      if (heard.every((bytes) => bytes === 0)) silent++;
+    }
+    assert.equal(silent, 1);
+    await a.run(({ region }) => { new Int32Array(region.buffer)[9 * 1024] = 5; });
+    assert.deepEqual(await b.run(({ region }) => {
+      const before = region.stats().lanes.faults;
+      return [new Int32Array(region.buffer)[9 * 1024], region.stats().lanes.faults - before];
+    }), [5, 1]);
+  });
+
+  it('run over TCP between machines, with IPv4 and IPv6', async function () {
+    const bridge = makeBridge(2);
+    if (typeof bridge === 'string') {
+      console.log(`      skipped: ${bridge}`);
+      return this.skip();
+    }
+    try {
+      for (const [family, host] of [[4, bridge.addresses[0]], [6, `[${bridge.addresses6[0]}]`]] as const) {
+        const cluster = `tcp://${host}:${7000 + family}`;
+        const a = await Member.start({ netns: bridge.names[0], cluster, join: { insecure: true } });
+        const b = await Member.start({ netns: bridge.names[1], cluster, join: { insecure: true } });
+        await a.open('grid', { size: 512 * PAGE });
+        await b.open('grid');
+        await untilOnLanes(b, a);
+        await a.run(({ region }, given) => { new Int32Array(region.buffer).fill(given); }, family);
+        const seen = await b.run(({ region }) => {
+          const before = region.stats().lanes.faults;
+          const sum = new Int32Array(region.buffer).reduce((total, value) => total + value, 0);
+          return { sum, lanes: region.stats().lanes.faults - before };
+        });
+        assert.equal(seen.sum, family * 512 * 1024);
+        assert.ok(seen.lanes > 0);
+        await Promise.all([a.leave(), b.leave()]);
+      }
+    } finally {
+      bridge.remove();
+    }
+  });
+});
