@@ -2,7 +2,7 @@
 import { Party, type PartyOptions } from './party.js';
 import { describe, type Placement, type PlacementName } from './placement.js';
 import { LeftOutError, Program } from './programs.js';
-import { rowOf, type Curve, type Point, type Row, type Run } from './results.js';
+import { rowOf, type Curve, type Point, type Row, type Run, type Stages } from './results.js';
 import { distribution, figures } from './samples.js';
 import type { Settings } from './settings.js';
 
@@ -119,6 +119,10 @@ export class Bench {
   /** What add() has added here. */
   row(key: string): Row | undefined {
     return rowOf(this.run, this.section.name, key, this.placement.name);
+  }
+
+  stages(path: string, { n, stages }: { n: number; stages: Stages['stages'] }): void {
+    this.run.stages.push({ path, placement: this.placement.name, n, stages });
   }
 
   /** A point of a curve that is plotted. */

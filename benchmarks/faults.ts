@@ -22,17 +22,21 @@ export interface FaultMeter {
 export const HOME_TAG = 1;
 let regions = 0;
 
+export async function prepareFaults(bench: Bench, party: Party, { what, region, pages, member, prepare }: Pick<FaultMeter, 'what' | 'prepare'> & { region: string; pages: number; member: number }): Promise<void> {
+  bench.progress(`preparing ${what}`);
+  await party.call(0, 'actions#create', { region, size: pages * PAGE });
+  await party.call(0, 'actions#fill', { region, from: 0, count: pages, tag: HOME_TAG });
+  if (member !== 0) await party.call(member, 'actions#open', { region });
+  await prepare?.(region, pages);
+}
+
 /** Member 0 is the home, and has written every page. */
 export async function faultMeter(bench: Bench, party: Party, options: FaultMeter): Promise<Meter & { region: string }> {
   const { key, what, access, member = 1, prepare, tag = HOME_TAG, note } = options;
   const { samples, warmUp } = bench.settings;
   const pages = options.pages ?? samples + warmUp;
   const region = `${key} ${++regions}`;
-  bench.progress(`preparing ${what}`);
-  await party.call(0, 'actions#create', { region, size: pages * PAGE });
-  await party.call(0, 'actions#fill', { region, from: 0, count: pages, tag: HOME_TAG });
-  if (member !== 0) await party.call(member, 'actions#open', { region });
-  await prepare?.(region, pages);
+  await prepareFaults(bench, party, { what, region, pages, member, ...(prepare ? { prepare } : {}) });
   let from = 0;
   return {
     key, what, region, processes: party.size, ...(note === undefined ? {} : { note }),

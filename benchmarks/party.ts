@@ -17,6 +17,8 @@ export interface PartyOptions {
   lane?: 'auto' | 'off';
   /** None of the kernel's large pages. */
   smallPages?: boolean;
+  /** So many stamps are kept by each process. */
+  stamps?: number;
   /** For single members: in place of its own number, that of the process whose core it shares. */
   seat?: (index: number) => number;
 }
@@ -81,7 +83,7 @@ export class Party {
         const child = spawn(command, rest, {
           stdio: ['ignore', 'inherit', 'inherit', 'ipc'], serialization: 'advanced',
           // All end together, so there is nobody to hand anything over to.
-          env: { ...process.env, FAULTLINE_EXIT_TIMEOUT: '0' },
+          env: { ...process.env, FAULTLINE_EXIT_TIMEOUT: '0', ...(options.stamps === undefined ? {} : { FAULTLINE_STAMPS: String(options.stamps) }) },
         });
         party.processes.push(new Process(child, `process ${index}`));
         // One after the other: the first serves the membership.

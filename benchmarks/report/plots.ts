@@ -3,7 +3,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { EChartsOption } from 'echarts';
 import { placements, type Placement } from '../placement.js';
-import type { Row, Run } from '../results.js';
+import type { Row, Run, Stages } from '../results.js';
+import { STAGE_NAMES, WHOLE } from '../stamps.js';
 
 const WIDTH = 960;
 const HEIGHT = 540;
@@ -42,10 +43,15 @@ function faultTimes(run: Run, placement: Placement): Plot | undefined {
   };
 }
 
+/** The steps in the order of a fault: each path has them in this order, but not all. */
+function stageNames(stages: readonly Stages[]): string[] {
+  return STAGE_NAMES.filter((name) => name !== WHOLE && stages.some((one) => one.stages.some((stage) => stage.name === name)));
+}
+
 function stagePlot(run: Run, placement: Placement): Plot | undefined {
   const stages = run.stages.filter((one) => one.placement === placement.name);
   if (stages.length === 0) return undefined;
-  const names = [...new Set(stages.flatMap((one) => one.stages.map(({ name }) => name)))];
+  const names = stageNames(stages);
   return {
     name: `stages-${placement.name}`,
     option: {

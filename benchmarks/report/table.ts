@@ -5,6 +5,7 @@ import { BUSY } from '../machine.js';
 import { placements } from '../placement.js';
 import type { Row, Run } from '../results.js';
 import { round } from '../samples.js';
+import { STAGE_NAMES } from '../stamps.js';
 import type { Change } from './compare.js';
 
 /** No colours, and no lines between rows. */
@@ -47,16 +48,21 @@ export function sectionText(run: Run, section: Section): string {
   return parts.join('\n');
 }
 
+/** More would be wider than a terminal. */
+const PATHS_IN_TABLE = 6;
+
 export function stagesText(run: Run): string {
   const parts: string[] = [];
   for (const placement of placements) {
-    const found = run.stages.filter((one) => one.placement === placement.name);
-    if (found.length === 0) continue;
-    const names = [...new Set(found.flatMap((one) => one.stages.map(({ name }) => name)))];
-    const table = new Table({ head: [`µs, ${placement.what}`, ...found.map((one) => one.path)], ...plain });
-    for (const name of names) table.push([name, ...found.map((one) => one.stages.find((stage) => stage.name === name)?.us ?? '')]);
-    table.push(['n', ...found.map((one) => one.n)]);
-    parts.push(table.toString());
+    const all = run.stages.filter((one) => one.placement === placement.name);
+    for (let first = 0; first < all.length; first += PATHS_IN_TABLE) {
+      const found = all.slice(first, first + PATHS_IN_TABLE);
+      const names = STAGE_NAMES.filter((name) => found.some((one) => one.stages.some((stage) => stage.name === name)));
+      const table = new Table({ head: [`µs, ${placement.what}`, ...found.map((one) => one.path)], ...plain });
+      for (const name of names) table.push([name, ...found.map((one) => one.stages.find((stage) => stage.name === name)?.us ?? '')]);
+      table.push(['n', ...found.map((one) => one.n)]);
+      parts.push(table.toString());
+    }
   }
   return parts.length === 0 ? '' : `Where the time goes: medians of each step\n${parts.join('\n')}`;
 }

@@ -10,8 +10,9 @@ import { section as pingpong } from './pingpong.js';
 import { section as prefetch } from './prefetch.js';
 import { section as read } from './read.js';
 import { section as scan } from './scan.js';
+import { section as stages } from './stages.js';
 import { section as sync } from './sync.js';
 import { section as trap } from './trap.js';
 import { section as write } from './write.js';
 
-export const sections: readonly Section[] = [trap, local, access, read, write, pingpong, scan, chase, prefetch, sync, growth, messages, mappings];
+export const sections: readonly Section[] = [trap, local, access, read, write, pingpong, scan, chase, prefetch, sync, growth, messages, mappings, stages];

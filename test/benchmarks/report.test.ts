@@ -95,7 +95,7 @@ describe('the report', () => {
   it('draws what was measured', async () => {
     const measured = run(row('read', 'read', 20, { what: 'a fault' }), row('read', 'zeromq', 100, { what: 'something else', reference: true }));
     measured.curves.push({ plot: 'runs', series: 'lane', placement: 'each', points: [{ x: 1, y: 10 }, { x: 256, y: 1000 }] });
-    measured.stages.push({ path: 'a lane', placement: 'each', n: 3, stages: [{ name: 'trap', us: 1 }, { name: 'answered', us: 2 }] });
+    measured.stages.push({ path: 'a lane', placement: 'each', n: 3, stages: [{ name: 'trap', us: 1 }, { name: 'page server', us: 2 }] });
     const files = await drawPlots(measured, path.join(folder, 'plots'));
     assert.deepEqual(files.map((file) => path.basename(file)), ['fault-time-each.svg', 'stages-each.svg', 'scan-by-run-length.svg']);
     for (const file of files) assert.match(readFileSync(file, 'utf8'), /^<svg[^]*<path[^]*<\/svg>\s*$/);

@@ -74,6 +74,18 @@ describe('a run of the benchmark', () => {
     assert.ok(run.counts.find(({ key }) => key === 'read-off')!.value >= 2);
   });
 
+  it('shows the steps of faults over lanes and through the coordinators', async () => {
+    const json = path.join(folder, 'run.json');
+    const { code, out, err } = await start(main, ['--quick', '--samples', '20', '--warm-up', '5', '-s', 'stages', '-p', 'free', '--json', json]);
+    assert.equal(code, 0, `${out}\n${err}`);
+    const { stages } = JSON.parse(readFileSync(json, 'utf8')) as Run;
+    const names = (path: string): string[] => stages.find((one) => one.path === path)!.stages.map(({ name }) => name);
+    for (const step of ['trap', 'lane: to the page server', 'page server', 'handler opens']) assert.ok(names('read').includes(step), step);
+    for (const step of ['handler rings', 'coordinator wakes', 'zeromq: to the home', 'home answers', 'coordinator opens']) assert.ok(names('read (off)').includes(step), step);
+    for (const step of ['home asks others', 'zeromq: to others', 'others answer', 'zeromq: back to the home']) assert.ok(names('read, third owns (off)').includes(step), step);
+    for (const { stages: steps } of stages) assert.ok(steps.every(({ us }) => us >= 0) && steps.at(-1)!.us > 0);
+  });
+
   it('leaves no process behind when it is killed', async () => {
     const run = spawn(process.execPath, [main, '-s', 'read', '-p', 'one'], { stdio: 'ignore', detached: true });
     // All of them have the group of the first one, which is a leader because it was started detached.
