@@ -29,7 +29,8 @@ export interface Stages { path: string; placement: PlacementName; n: number; sta
 
 export interface SectionNoise extends Noise { section: string; placement: PlacementName; seconds: number; busy: boolean }
 
-export interface Target { what: string; placement: PlacementName | 'all'; asked: string; got: number | null; met: boolean | null; note?: string }
+/** met: null where it is only to be reported, or where not all of it could be measured (see the note). */
+export interface Target { what: string; placement: PlacementName | 'all'; asked: string; got: number; met: boolean | null; note?: string }
 
 export interface Run {
   version: 1;

@@ -6,8 +6,10 @@ import { placements, type Placement } from '../placement.js';
 import type { Row, Run, Stages } from '../results.js';
 import { STAGE_NAMES, WHOLE } from '../stamps.js';
 
-const WIDTH = 960;
-const HEIGHT = 540;
+const WIDTH = 1200;
+const HEIGHT = 560;
+/** Of the column at the right that says what is what. */
+const LEGEND = 390;
 /** The rows of the read section whose distribution is drawn. */
 const DRAWN = ['read', 'read-third', 'read-off', 'c-unix-blocking', 'c-unix-polling', 'net', 'redis-get', 'zeromq'];
 
@@ -15,8 +17,8 @@ export interface Plot { name: string; option: EChartsOption }
 
 const frame = (title: string): EChartsOption => ({
   title: { text: title, left: 'center', textStyle: { fontSize: 15 } },
-  legend: { top: 28, type: 'plain', textStyle: { fontSize: 11 } },
-  grid: { left: 70, right: 30, top: 110, bottom: 55 },
+  legend: { orient: 'vertical', left: WIDTH - LEGEND + 10, top: 50, textStyle: { fontSize: 11 } },
+  grid: { left: 70, right: LEGEND, top: 50, bottom: 55 },
   backgroundColor: '#fff',
   animation: false,
 });
@@ -36,11 +38,26 @@ function faultTimes(run: Run, placement: Placement): Plot | undefined {
     name: `fault-time-${placement.name}`,
     option: {
       ...frame(`Time of a cold remote read of 4 KiB, and of other ways to fetch as much (${placement.what})`),
-      xAxis: axis('µs', 'log') as never,
+      xAxis: { ...axis('µs', 'log'), min: 1 } as never,
       yAxis: { ...axis('% that took no longer'), max: 100 } as never,
       series: rows.map((row) => ({ type: 'line', step: 'end', showSymbol: false, name: row.what, data: cumulated(row), lineStyle: { type: row.reference ? 'dashed' : 'solid' } })),
     },
   };
+}
+
+/** Those of the handler green, of a lane blue, of the coordinators yellow, of ZeroMQ red. */
+function colour(step: string): string {
+  const shades: [start: string, colours: string[]][] = [
+    ['lane', ['#5b8def', '#1f5fd1']],
+    ['page server', ['#0b2f7a']],
+    ['zeromq', ['#f4a6a0', '#ea6a60', '#d43d31', '#97190f']],
+    ['coordinator', ['#ffe08a', '#ffc933', '#e6a700']],
+    ['home', ['#c9b458', '#8f7a1e']],
+    ['others', ['#6b5b12']],
+  ];
+  const [start, colours] = shades.find(([one]) => step.startsWith(one)) ?? ['', ['#7bc47f', '#4ea653', '#2f7d34', '#a8dcaa', '#1d5421', '#cfeccf']];
+  const known = STAGE_NAMES.filter((name) => (start === '' ? !shades.some(([one]) => name.startsWith(one)) : name.startsWith(start)));
+  return colours[known.indexOf(step) % colours.length];
 }
 
 /** The steps in the order of a fault: each path has them in this order, but not all. */
@@ -48,17 +65,20 @@ function stageNames(stages: readonly Stages[]): string[] {
   return STAGE_NAMES.filter((name) => name !== WHOLE && stages.some((one) => one.stages.some((stage) => stage.name === name)));
 }
 
-function stagePlot(run: Run, placement: Placement): Plot | undefined {
-  const stages = run.stages.filter((one) => one.placement === placement.name);
+/** Of faults that the lanes served alone, or of the others, which take so much longer that the steps of these would not be seen. */
+function stagePlot(run: Run, placement: Placement, by: 'lanes' | 'coordinators'): Plot | undefined {
+  const alone = (one: Stages): boolean => !one.stages.some(({ name }) => name.startsWith('coordinator'));
+  const stages = run.stages.filter((one) => one.placement === placement.name && alone(one) === (by === 'lanes'));
   if (stages.length === 0) return undefined;
   const names = stageNames(stages);
   return {
-    name: `stages-${placement.name}`,
+    name: `stages-${by}-${placement.name}`,
     option: {
-      ...frame(`Where the time of a fault goes (${placement.what}, medians)`),
-      grid: { left: 230, right: 30, top: 110, bottom: 55 },
+      ...frame(`Where the time of a fault goes, ${by === 'lanes' ? 'over a lane' : 'through the coordinators'} (${placement.what}, medians)`),
+      grid: { left: 170, right: LEGEND, top: 50, bottom: 55 },
       xAxis: axis('µs') as never,
       yAxis: { type: 'category', inverse: true, data: stages.map((one) => one.path) },
+      color: names.map(colour),
       series: names.map((name) => ({ type: 'bar', stack: 'all', name, data: stages.map((one) => one.stages.find((stage) => stage.name === name)?.us ?? 0) })),
     },
   };
@@ -67,7 +87,7 @@ function stagePlot(run: Run, placement: Placement): Plot | undefined {
 const curvePlots: Record<string, { title: string; x: string; y: string; log?: boolean }> = {
   runs: { title: 'Bandwidth of a cold read against the length of runs', x: 'pages in a run', y: 'MB/s', log: true },
   cached: { title: 'Cold remote read against the number of cached pages', x: 'cached pages', y: 'µs (median)', log: true },
-  size: { title: 'Cold remote read against the size of the region', x: 'bytes', y: 'µs (median)', log: true },
+  size: { title: 'Cold remote read against the size of the region', x: 'MiB', y: 'µs (median)', log: true },
   members: { title: 'Cold remote read against the number of members', x: 'members', y: 'µs (median)' },
 };
 
@@ -89,7 +109,7 @@ function curves(run: Run, plot: string): Plot | undefined {
 
 export function plotsOf(run: Run): Plot[] {
   return [
-    ...placements.flatMap((placement) => [faultTimes(run, placement), stagePlot(run, placement)]),
+    ...placements.flatMap((placement) => [faultTimes(run, placement), stagePlot(run, placement, 'lanes'), stagePlot(run, placement, 'coordinators')]),
     ...Object.keys(curvePlots).map((plot) => curves(run, plot)),
   ].filter((plot) => plot !== undefined);
 }

@@ -70,7 +70,7 @@ export function stagesText(run: Run): string {
 export function targetsText(run: Run): string {
   if (run.targets.length === 0) return '';
   const table = new Table({ head: ['what', 'placement', 'asked', 'got', ''], ...plain });
-  for (const { what, placement, asked, got, met } of run.targets) table.push([what, placement === 'all' ? '' : placement, asked, got ?? '', met === null ? '' : met ? 'met' : 'NOT met']);
+  for (const { what, placement, asked, got, met, note } of run.targets) table.push([what, placement === 'all' ? '' : placement, asked, got, met === null ? note ?? '' : met ? 'met' : 'NOT met']);
   const judged = run.targets.filter(({ met }) => met !== null);
   return `Targets: ratios of medians in this run\n${table.toString()}\n${judged.filter(({ met }) => met).length} of ${judged.length} met`;
 }

@@ -21,6 +21,8 @@ interface Spec {
   /** Shown in place of the number. */
   asked?: string;
   got(run: Run, placement: PlacementName): number | undefined;
+  /** A row without which there is no saying whether it is met. */
+  needs?: { at: At; note: string };
 }
 
 const both: readonly PlacementName[] = ['one', 'each'];
@@ -98,17 +100,18 @@ export const specs: readonly Spec[] = [
     ];
   }),
   { what: 'alternating page states without a failure', where: 'all', atLeast: 32_752, asked: 'above 32,751', got: (run, placement) => (run.settings.quick ? undefined : rowOf(run, 'mappings', 'alternating', placement)?.n) },
-  { what: 'fault cost, largest ÷ smallest region', where: both, atMost: UNCHANGED, got: growth('size') },
-  { what: 'fault cost, most ÷ fewest cached pages', where: both, atMost: UNCHANGED, got: growth('cached') },
+  { what: 'fault cost, largest ÷ smallest region', where: both, atMost: UNCHANGED, got: growth('size'), needs: { at: at('growth', `size-${MIB * MIB}`), note: 'not up to 1 TiB' } },
+  { what: 'fault cost, most ÷ fewest cached pages', where: both, atMost: UNCHANGED, got: growth('cached'), needs: { at: at('growth', 'cached-100000'), note: 'not up to 100,000' } },
   { what: 'fault cost, most ÷ fewest members', where: both, atMost: UNCHANGED, got: growth('members') },
 ];
 
 function judge(spec: Spec, run: Run, placement: PlacementName): Omit<Target, 'placement'> | undefined {
   const got = spec.got(run, placement);
   if (got === undefined) return undefined;
-  const met = spec.atMost !== undefined ? got <= spec.atMost : spec.atLeast !== undefined ? got >= spec.atLeast : null;
+  const missing = spec.needs && !rowOf(run, ...spec.needs.at, placement) ? spec.needs.note : undefined;
+  const met = missing !== undefined ? null : spec.atMost !== undefined ? got <= spec.atMost : spec.atLeast !== undefined ? got >= spec.atLeast : null;
   const asked = spec.asked ?? (spec.atMost !== undefined ? `≤ ${spec.atMost}` : `≥ ${spec.atLeast}`);
-  return { what: spec.what, asked, got, met };
+  return { what: spec.what, asked, got, met, ...(missing === undefined ? {} : { note: missing }) };
 }
 
 /** Those of which everything was measured. */

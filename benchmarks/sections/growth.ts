@@ -113,7 +113,7 @@ export const section: Section = {
     for (const [plot, meters] of groups) {
       for (const { key } of meters) {
         const row = bench.row(key);
-        if (row && key.startsWith(plot)) bench.point({ plot, series: 'median' }, { x: Number(key.split('-')[1]), y: row.median });
+        if (row && key.startsWith(plot)) bench.point({ plot, series: 'median' }, { x: Number(key.split('-')[1]) / (plot === 'size' ? MIB : 1), y: row.median });
       }
     }
   },

@@ -58,6 +58,15 @@ describe('targets', () => {
   });
 });
 
+describe('a target that needs more than was measured', () => {
+  it('is neither met nor missed, and says what is missing', () => {
+    const some = [row('growth', 'size-1048576', 20), row('growth', 'size-67108864', 21)];
+    const judged = (measured: Run) => targets(measured).map(({ got, met, note }) => ({ got, met, note }));
+    assert.deepEqual(judged(run(...some)), [{ got: 1.05, met: null, note: 'not up to 1 TiB' }]);
+    assert.deepEqual(judged(run(...some, row('growth', `size-${2 ** 40}`, 30))), [{ got: 1.5, met: false, note: undefined }]);
+  });
+});
+
 describe('a comparison', () => {
   it('is the ratio of what both runs have', () => {
     const changes = compare(run(row('read', 'read', 30), row('read', 'new', 1)), run(row('read', 'read', 20), row('read', 'old', 1)));
@@ -97,7 +106,7 @@ describe('the report', () => {
     measured.curves.push({ plot: 'runs', series: 'lane', placement: 'each', points: [{ x: 1, y: 10 }, { x: 256, y: 1000 }] });
     measured.stages.push({ path: 'a lane', placement: 'each', n: 3, stages: [{ name: 'trap', us: 1 }, { name: 'page server', us: 2 }] });
     const files = await drawPlots(measured, path.join(folder, 'plots'));
-    assert.deepEqual(files.map((file) => path.basename(file)), ['fault-time-each.svg', 'stages-each.svg', 'scan-by-run-length.svg']);
+    assert.deepEqual(files.map((file) => path.basename(file)), ['fault-time-each.svg', 'stages-lanes-each.svg', 'scan-by-run-length.svg']);
     for (const file of files) assert.match(readFileSync(file, 'utf8'), /^<svg[^]*<path[^]*<\/svg>\s*$/);
     assert.match(readFileSync(files[0], 'utf8'), /something else/);
   });
