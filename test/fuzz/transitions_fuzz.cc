@@ -3,9 +3,11 @@
 // which value, who has pinned). After every step the words must agree with the model:
 //   one-busy         BUSY is set exactly while somebody holds it
 //   open-held        a mapping is open no further than HELD allows
+//   pinned-held      what is pinned is not taken away
 //   pins, unresumed  are as many as there are pinners and counted threads
 //   no-lost-wakeup   who sleeps on the present value of a word sleeps for a BUSY stretch or a claim, whose end wakes
-//   told-again       a coordinator that was deferred either is told by DEFER, or has a time after which it may try again
+//   told-again       a coordinator that was deferred, and given no time after which to try again, is told: DEFER stays
+//                    until it rings
 //   poison           an answer that is installed is newer than what has been retired meanwhile
 #include <cstdint>
 #include <cstdio>
@@ -25,7 +27,8 @@ enum Holder { kNobody, kThread, kHomeThread, kInstaller, kCloser, kFinisher };
 struct Thread {
   bool faulting = false;
   bool registered = false;
-  bool asleep = false;
+  bool asleep = false;   // it has decided to sleep on `futex`
+  bool entered = false;  // and does: only now a wake-up reaches it
   uint32_t access = kRead;
   uint32_t futex = 0;
 };
@@ -42,7 +45,7 @@ struct World {
   bool close_keeps = false, close_unacked = false;
   uint32_t version = 1;    // the newest that a home has given
   uint32_t retired = 0;    // the newest that was retired since the claim
-  bool deferred = false;   // a coordinator waits for DEFER or time
+  bool deferred = false;   // a coordinator was deferred, was given no time, and so waits for a Free record
   bool home = false;
   bool transaction = false;
   uint32_t now = 0xffffff00;  // so that times and their wrap are both met
@@ -58,7 +61,7 @@ void require(bool holds, const World& w, const char* what) {
 }
 
 void settle(World& w, After after) {
-  if (after.wake) for (Thread& thread : w.threads) thread.asleep = false;
+  if (after.wake) for (Thread& thread : w.threads) thread.asleep = thread.asleep && !thread.entered;
   if (after.ring) w.deferred = false;
 }
 
@@ -66,6 +69,7 @@ void check(const World& w) {
   const uint64_t word = w.page.word.load();
   require(((word & kBusy) != 0) == (w.holder != kNobody), w, "one-busy");
   require(open(word) != kSacrificed && open_allows(word) <= allows(held(word)), w, "open-held");
+  require((w.pins[0] == 0 || allows(held(word)) >= kRead) && (w.pins[1] == 0 || allows(held(word)) >= kWrite), w, "pinned-held");
   require(read_pins(word) == w.pins[0] && write_pins(word) == w.pins[1], w, "pins");
   uint32_t registered = 0;
   for (const Thread& thread : w.threads) {
@@ -74,7 +78,7 @@ void check(const World& w) {
     require((word & (kBusy | kPendMask)) != 0 && (word & kSleepers) != 0, w, "no-lost-wakeup");
   }
   require(unresumed(word) == registered, w, "unresumed");
-  if (w.deferred) require((word & kDefer) != 0 || deferral(w.page, w.now) >= 0, w, "told-again");
+  if (w.deferred) require((word & kDefer) != 0, w, "told-again");
   const uint64_t entry = w.directory.word.load();
   require(((entry & kTxn) != 0) == w.transaction, w, "one-transaction");
   require(((entry & kLock) != 0) == (w.holder == kHomeThread), w, "one-lock");
@@ -96,7 +100,10 @@ void thread_step(World& w, int number, uint32_t access) {
     return settle(w, {after.page.wake, after.page.ring || after.ring});
   }
   // A sleeper whose value has passed, or who was woken, looks again.
-  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) return;
+  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) {
+    thread.entered = true;
+    return;
+  }
   thread.asleep = false;
   if (!thread.faulting) {
     thread.faulting = true;
@@ -137,6 +144,7 @@ void thread_step(World& w, int number, uint32_t access) {
     case Step::kSleep:
       require(decision.futex == static_cast<uint32_t>(w.page.word.load()), w, "a thread sleeps on the value that it left");
       thread.asleep = true;
+      thread.entered = false;
       thread.futex = decision.futex;
       return;
     default: return;
@@ -144,7 +152,7 @@ void thread_step(World& w, int number, uint32_t access) {
 }
 
 void close_with(World& w, CloseStep step, bool keep, bool unacked) {
-  if (step == CloseStep::kDeferred) w.deferred = true;
+  if (step == CloseStep::kDeferred && deferral(w.page, w.now) < 0) w.deferred = true;
   if (step != CloseStep::kClose) return;
   w.holder = kCloser;
   w.close_keeps = keep;
@@ -229,7 +237,7 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
       require(state_of(word) == (argument & 3u) && owner_of(word) == argument >> 4u && version_of(word) == w.version, w, "a record reads as it was written");
       return;
     }
-    case 16: step_name = "time"; w.now += uint32_t{argument} * argument; w.deferred = w.deferred && (w.page.word.load() & kDefer); return;
+    case 16: step_name = "time"; w.now += uint32_t{argument} * argument; return;
     case 17: step_name = "home"; w.home = flag; return;
     default: w.version++; return;
   }
