@@ -41,8 +41,6 @@ constexpr uint64_t kAgainLongest = 1'000'000;
 // µs that a stranger may take to say who it is.
 constexpr uint64_t kHelloTime = 1'000'000;
 constexpr int kBuffer = 512 << 10;
-// The processor's time slice, ns: who waits for this thread should not wait for a whole slice of a busy one.
-constexpr uint64_t kSlice = 100'000;
 
 struct Hello {
   uint32_t magic, version;

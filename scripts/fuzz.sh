@@ -27,13 +27,13 @@ fi
 scripts/setup.sh
 make -s -C test/fuzz all
 
-share=$(( seconds / 3 > 0 ? seconds / 3 : 1 ))
+share=$(( seconds / 4 > 0 ? seconds / 4 : 1 ))
 status=0
-for target in operand transitions; do
-  mkdir -p "build/fuzz/corpus-$target"
+for target in operand transitions lane; do
+  mkdir -p "build/fuzz/corpus-$target" "test/fuzz/corpus/$target"
   log="build/fuzz/$target.log"
   # The limit for one input is far beyond what any takes, and the whole run has one, too.
-  if timeout -k 10 $((share + 120)) "build/fuzz/$target" -max_total_time="$share" -max_len=600 -timeout=10 -rss_limit_mb=1024 \
+  if timeout -k 10 $((share + 120)) "build/fuzz/$target" -max_total_time="$share" -max_len=1200 -timeout=10 -rss_limit_mb=1024 \
       -artifact_prefix="build/fuzz/found-$target-" "build/fuzz/corpus-$target" "test/fuzz/corpus/$target" >"$log" 2>&1; then
     printf '%s: %s, no finding\n' "$target" "$(sed -n 's/^Done \([0-9]* runs\).*/\1/p' "$log")"
   else

@@ -10,6 +10,8 @@ export interface Bridge {
   /** Delay and loss for what this member sends. @returns why it can't be done, as text, if it can't */
   disturb(member: number, netem: string[]): string | undefined;
   setLink(member: number, state: 'up' | 'down'): void;
+  /** What goes from one member to another is lost, and nothing else; and back. */
+  setPath(from: number, to: number, state: 'open' | 'lost'): void;
   remove(): void;
 }
 
@@ -59,6 +61,15 @@ export function makeBridge(members: number): Bridge | string {
       } catch (error) {
         return reasonOf(error);
       }
+    },
+    // A neighbour with an address that nobody has: frames go out, and arrive nowhere. It needs no filter in the kernel.
+    setPath(from, to, state) {
+      const neighbour = (address: string): void => {
+        if (state === 'lost') ip('-n', names[from], 'neigh', 'replace', address, 'lladdr', '02:00:00:00:00:01', 'dev', 'link0', 'nud', 'permanent');
+        else ip('-n', names[from], 'neigh', 'del', address, 'dev', 'link0');
+      };
+      neighbour(addresses[to]);
+      neighbour(addresses6[to]);
     },
     setLink: (member, state) => ip('-n', hub, 'link', 'set', `port${member}`, state),
   };

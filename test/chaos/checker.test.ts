@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { checkRegisters, type Access } from './checker.js';
+import { checkRegisters, checkTickets, checkTurns, type Access } from './checker.js';
 
 function access(kind: Access['kind'], value: number, start: number, end: number, location = 0): Access {
   return { member: kind, location, kind, value, start, end };
@@ -41,5 +41,26 @@ describe('chaos: the checker of registers', () => {
 
   it('keeps locations apart', () => {
     assert.deepEqual(rules([access('write', 1, 0, 1, 0), access('write', 2, 2, 3, 1), access('read', 1, 4, 5, 0)]), []);
+  });
+});
+
+describe('chaos: the checkers of counters', () => {
+  const at = (value: number, start: number, end: number) => ({ member: `m${value}`, location: 0, value, start, end, ownerDied: false });
+
+  it('accept tickets in an order that times allow, and with gaps', () => {
+    assert.deepEqual(checkTickets([at(0, 0, 3), at(1, 1, 2), at(5, 4, 5)]), []);
+  });
+
+  it('find a ticket given twice, and one that is smaller although it came later', () => {
+    assert.match(checkTickets([at(3, 0, 1), at(3, 2, 3)]).join(), /both got 3/);
+    assert.match(checkTickets([at(4, 0, 1), at(3, 2, 3)]).join(), /done before/);
+  });
+
+  it('find two that hold a lock at once, and a number that was not raised, or by too much', () => {
+    assert.deepEqual(checkTurns([at(0, 0, 1), at(1, 2, 3), at(2, 4, 5)], 0), []);
+    assert.match(checkTurns([at(0, 0, 3), at(1, 2, 4)], 0).join(), /before m0 gave it up/);
+    assert.match(checkTurns([at(0, 0, 1), at(0, 2, 3)], 0).join(), /read 0/);
+    assert.match(checkTurns([at(0, 0, 1), at(2, 2, 3)], 0).join(), /read 2/);
+    assert.deepEqual(checkTurns([at(0, 0, 1), at(2, 2, 3)], 1), []);
   });
 });

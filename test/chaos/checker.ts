@@ -80,3 +80,49 @@ function checkRegister(accesses: readonly Access[]): Violation[] {
   }
   return violations;
 }
+
+/** One Atomics.add(…, 1) that came back, and what it found. */
+export interface Ticket { member: string; location: number; value: number; start: number; end: number }
+
+/** No two get the same number, and who was done before another began has the smaller one. */
+export function checkTickets(tickets: readonly Ticket[]): string[] {
+  const violations: string[] = [];
+  for (const [location, ofLocation] of groups(tickets, ({ location: at }) => at)) {
+    const byValue = [...ofLocation].sort((a, b) => a.value - b.value);
+    let latest: Ticket | undefined;
+    for (const [index, ticket] of byValue.entries()) {
+      if (index > 0 && byValue[index - 1].value === ticket.value) violations.push(`${ticket.member} and ${byValue[index - 1].member} both got ${ticket.value} at ${location}`);
+      if (latest && ticket.end < latest.start) violations.push(`${ticket.member} got ${ticket.value} at ${location}, and was done before ${latest.member} began, which got ${latest.value}`);
+      if (!latest || ticket.start > latest.start) latest = ticket;
+    }
+  }
+  return violations;
+}
+
+/** A number that was read and raised by one under a lock. Times are those of having the lock. */
+export interface Turn { member: string; location: number; value: number; start: number; end: number; ownerDied: boolean }
+
+/** `broken`: how many such turns ended in nobody knows what, since their member died or lost the page. */
+export function checkTurns(turns: readonly Turn[], broken: number): string[] {
+  const violations: string[] = [];
+  for (const [location, ofLocation] of groups(turns, ({ location: at }) => at)) {
+    const inOrder = [...ofLocation].sort((a, b) => a.start - b.start);
+    for (let i = 1; i < inOrder.length; i++) {
+      const [before, turn] = [inOrder[i - 1], inOrder[i]];
+      if (turn.start < before.end) violations.push(`${turn.member} had the lock before ${before.member} gave it up`);
+      // Who dies holding the lock may have raised the number, once.
+      if (turn.value <= before.value || turn.value > before.value + 1 + broken) violations.push(`${turn.member} read ${turn.value} at ${location} after ${before.member} had made it ${before.value + 1}`);
+    }
+  }
+  return violations;
+}
+
+function groups<T>(all: readonly T[], keyOf: (one: T) => number): Map<number, T[]> {
+  const found = new Map<number, T[]>();
+  for (const one of all) {
+    const group = found.get(keyOf(one));
+    if (group) group.push(one);
+    else found.set(keyOf(one), [one]);
+  }
+  return found;
+}

@@ -3,10 +3,14 @@
 // which value, who has pinned). After every step the words must agree with the model:
 //   one-busy         BUSY is set exactly while somebody holds it
 //   open-held        a mapping is open no further than HELD allows
+//   pinned-held      what is pinned is not taken away
 //   pins, unresumed  are as many as there are pinners and counted threads
 //   no-lost-wakeup   who sleeps on the present value of a word sleeps for a BUSY stretch or a claim, whose end wakes
-//   told-again       a coordinator that was deferred either is told by DEFER, or has a time after which it may try again
+//   told-again       a coordinator that was deferred, and given no time after which to try again, is told: DEFER stays
+//                    until it rings
 //   poison           an answer that is installed is newer than what has been retired meanwhile
+//   one-lane         LANE is set exactly while a thread or its reading ahead waits for an answer on a lane, and only that is
+//                    installed; nothing is after the claim was made void
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,12 +24,15 @@ namespace {
 
 constexpr int kThreads = 4;
 
-enum Holder { kNobody, kThread, kHomeThread, kInstaller, kCloser, kFinisher };
+enum Holder { kNobody, kThread, kHomeThread, kInstaller, kCloser, kFinisher, kLaneInstaller, kServer };
+// Who waits for a lane, and for what: a thread for its page, one for what it reads ahead, one of the home for its page.
+enum OnLane { kNone, kAsks, kAhead, kHops };
 
 struct Thread {
   bool faulting = false;
   bool registered = false;
-  bool asleep = false;
+  bool asleep = false;   // it has decided to sleep on `futex`
+  bool entered = false;  // and does: only now a wake-up reaches it
   uint32_t access = kRead;
   uint32_t futex = 0;
 };
@@ -41,10 +48,13 @@ struct World {
   uint32_t installing = 0; // kInstaller: the version
   bool close_keeps = false, close_unacked = false;
   uint32_t version = 1;    // the newest that a home has given
-  uint32_t retired = 0;    // the newest that was retired since the claim
-  bool deferred = false;   // a coordinator waits for DEFER or time
+  bool deferred = false;   // a coordinator was deferred, was given no time, and so waits for a Free record
   bool home = false;
   bool transaction = false;
+  OnLane lane = kNone;
+  bool voided = false;
+  bool serving = false;  // the page server has LOCK
+  uint32_t serve_access = kRead, serve_slot = 0;
   uint32_t now = 0xffffff00;  // so that times and their wrap are both met
 };
 
@@ -58,7 +68,7 @@ void require(bool holds, const World& w, const char* what) {
 }
 
 void settle(World& w, After after) {
-  if (after.wake) for (Thread& thread : w.threads) thread.asleep = false;
+  if (after.wake) for (Thread& thread : w.threads) thread.asleep = thread.asleep && !thread.entered;
   if (after.ring) w.deferred = false;
 }
 
@@ -66,6 +76,7 @@ void check(const World& w) {
   const uint64_t word = w.page.word.load();
   require(((word & kBusy) != 0) == (w.holder != kNobody), w, "one-busy");
   require(open(word) != kSacrificed && open_allows(word) <= allows(held(word)), w, "open-held");
+  require((w.pins[0] == 0 || allows(held(word)) >= kRead) && (w.pins[1] == 0 || allows(held(word)) >= kWrite), w, "pinned-held");
   require(read_pins(word) == w.pins[0] && write_pins(word) == w.pins[1], w, "pins");
   uint32_t registered = 0;
   for (const Thread& thread : w.threads) {
@@ -74,15 +85,17 @@ void check(const World& w) {
     require((word & (kBusy | kPendMask)) != 0 && (word & kSleepers) != 0, w, "no-lost-wakeup");
   }
   require(unresumed(word) == registered, w, "unresumed");
-  if (w.deferred) require((word & kDefer) != 0 || deferral(w.page, w.now) >= 0, w, "told-again");
+  if (w.deferred) require((word & kDefer) != 0, w, "told-again");
   const uint64_t entry = w.directory.word.load();
   require(((entry & kTxn) != 0) == w.transaction, w, "one-transaction");
-  require(((entry & kLock) != 0) == (w.holder == kHomeThread), w, "one-lock");
-  require(!((entry & kTxn) && (entry & kLock)), w, "a home serves in one way at a time");
+  require(((entry & kLock) != 0) == (w.holder == kHomeThread || w.serving), w, "one-lock");
+  require(((entry & kHop) != 0) == (w.lane == kHops), w, "one-hop");
+  require(!((entry & kTxn) && (entry & (kLock | kHop))) && !((entry & kLock) && (entry & kHop)), w, "a home serves in one way at a time");
+  require(((word & kPendMask) != 0 && (word & kLane) != 0) == (w.lane != kNone), w, "one-lane");
 }
 
 // One thread in the handler goes a step further.
-void thread_step(World& w, int number, uint32_t access) {
+void thread_step(World& w, int number, uint32_t access, bool lane) {
   Thread& thread = w.threads[number];
   if (w.holder == kThread && w.who == number) {
     step_name = "reopen";
@@ -96,14 +109,17 @@ void thread_step(World& w, int number, uint32_t access) {
     return settle(w, {after.page.wake, after.page.ring || after.ring});
   }
   // A sleeper whose value has passed, or who was woken, looks again.
-  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) return;
+  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) {
+    thread.entered = true;
+    return;
+  }
   thread.asleep = false;
   if (!thread.faulting) {
     thread.faulting = true;
     thread.access = access;
   }
   step_name = "fault";
-  Decision decision = fault(w.page, thread.access, w.home, thread.registered);
+  Decision decision = fault(w.page, thread.access, w.home, thread.registered, lane && !w.home);
   if (decision.step == Step::kHome) {
     const HomeLock locked = lock_home(w.page, w.directory, thread.access, false, w.grant);
     if (locked == HomeLock::kLocked) {
@@ -113,6 +129,18 @@ void thread_step(World& w, int number, uint32_t access) {
       return;
     }
     if (locked == HomeLock::kRefusedAndRing) settle(w, {false, true});
+    if (lane) {
+      step_name = "begin_hop";
+      uint32_t version = 0;
+      const ServeStep step = begin_hop(w.page, w.directory, thread.access, owner_of(w.directory.word.load()), thread.registered, version);
+      if (step == ServeStep::kLocked) {
+        require(version == version_of(w.directory.word.load()), w, "a hop asks for the owner's version");
+        w.lane = kHops;
+        w.voided = false;
+        return;
+      }
+      if (step == ServeStep::kRefusedAndRing) settle(w, {false, true});
+    }
     decision = fault(w.page, thread.access, false, thread.registered);
   }
   switch (decision.step) {
@@ -132,19 +160,100 @@ void thread_step(World& w, int number, uint32_t access) {
       w.who = number;
       return;
     case Step::kClaimed:
-      w.retired = 0;
+      if (decision.lane) {
+        w.lane = kAsks;
+        w.voided = false;
+        return;
+      }
       [[fallthrough]];
     case Step::kSleep:
       require(decision.futex == static_cast<uint32_t>(w.page.word.load()), w, "a thread sleeps on the value that it left");
       thread.asleep = true;
+      thread.entered = false;
       thread.futex = decision.futex;
       return;
     default: return;
   }
 }
 
+// What comes, or does not, over the lane that somebody waits for.
+void lane_step(World& w, uint8_t what, uint8_t argument) {
+  const bool flag = argument & 1;
+  switch (what) {
+    case 0:
+      step_name = "claim_ahead";
+      if (claim_ahead(w.page, kRead)) {
+        w.lane = kAhead;
+        w.voided = false;
+      }
+      return;
+    case 1: {
+      step_name = "begin_install on a lane";
+      const uint32_t version = w.version - (argument >> 1) % 3;
+      bool was_open = false;
+      const bool poisoned = (w.page.word.load() & kPoison) != 0;
+      const InstallStep step = begin_install(w.page, version, was_open, true);
+      require((step == InstallStep::kNotClaimed) == (w.lane == kNone), w, "only who waits for a lane installs what comes over it");
+      if (step != InstallStep::kBegun) return;
+      require(!w.voided, w, "what is void is not installed");
+      require(!poisoned || after(version, w.page.poison.load()), w, "poison");
+      w.holder = kLaneInstaller;
+      w.installing = version;
+      w.grant = flag && w.lane == kAsks ? kExclusive : kShared;
+      w.close_keeps = flag;
+      return;
+    }
+    case 2: {
+      // Not in the middle of an install: that is finished first.
+      if (w.lane == kNone || w.holder == kLaneInstaller) return;
+      step_name = "giving up a lane";
+      uint32_t access = 0, held_version = 0;
+      After result;
+      if (w.lane == kAhead) release_ahead(w.page, access, held_version, result);
+      else claim_to_coordinator(w.page, access, held_version, result);
+      settle(w, result);
+      if (w.lane == kHops && leave_hop(w.directory)) settle(w, {false, true});
+      w.lane = kNone;
+      return;
+    }
+    case 3: {
+      if (w.serving || !w.home) return;
+      step_name = "lock_serve";
+      const ServeStep step = lock_serve(w.page, w.directory, flag ? kWrite : kRead, 1 + (argument >> 1) % 3, argument & 8 ? version_of(w.directory.word.load()) : 0, w.now);
+      if (step == ServeStep::kRefusedAndRing) return settle(w, {false, true});
+      if (step == ServeStep::kRefused) return;
+      w.serving = true;
+      w.serve_access = flag ? kWrite : kRead;
+      w.serve_slot = 1 + (argument >> 1) % 3;
+      if (step == ServeStep::kClose) w.holder = kServer;
+      return;
+    }
+    case 4: {
+      if (!w.serving || w.holder == kServer) return;
+      step_name = "unlock_serve";
+      w.serving = false;
+      uint32_t version = 0;
+      const uint32_t before = version_of(w.directory.word.load());
+      if (flag) return settle(w, {false, unlock_unserved(w.directory)});
+      settle(w, {false, unlock_serve(w.directory, w.serve_access, w.serve_slot, version)});
+      require(w.serve_access == kRead ? version == (before == 0 ? 1 : before) : after(version, before), w, "a grant to write has a version of its own");
+      return;
+    }
+    case 5:
+      step_name = "begin_lane_recall";
+      if (!begin_lane_recall(w.page, w.page.version.load() - (argument >> 2) % 2, flag, w.now)) return;
+      w.holder = kCloser;
+      w.close_keeps = flag;
+      w.close_unacked = true;
+      return;
+    default:
+      step_name = "void_lane";
+      if (void_lane(w.page) && w.lane != kNone) w.voided = true;
+  }
+}
+
 void close_with(World& w, CloseStep step, bool keep, bool unacked) {
-  if (step == CloseStep::kDeferred) w.deferred = true;
+  if (step == CloseStep::kDeferred && deferral(w.page, w.now) < 0) w.deferred = true;
   if (step != CloseStep::kClose) return;
   w.holder = kCloser;
   w.close_keeps = keep;
@@ -187,8 +296,9 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
       // Losses are told of pages of which nobody has a copy: see docs/transitions.md.
       if (allows(held(w.page.word.load())) != 0) return;
       After result;
-      if (lose(w.page, 3, 4, result)) settle(w, result);
-      return;
+      if (!lose(w.page, 3, 4, result)) return;
+      if (w.lane != kNone) w.voided = true;
+      return settle(w, result);
     }
     case 9: step_name = "find"; return settle(w, find(w.page));
     case 10: step_name = "returned"; return returned(w.page, w.version - argument % 2);
@@ -229,7 +339,7 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
       require(state_of(word) == (argument & 3u) && owner_of(word) == argument >> 4u && version_of(word) == w.version, w, "a record reads as it was written");
       return;
     }
-    case 16: step_name = "time"; w.now += uint32_t{argument} * argument; w.deferred = w.deferred && (w.page.word.load() & kDefer); return;
+    case 16: step_name = "time"; w.now += uint32_t{argument} * argument; return;
     case 17: step_name = "home"; w.home = flag; return;
     default: w.version++; return;
   }
@@ -246,6 +356,18 @@ void finish_busy(World& w, bool opens) {
     case kCloser:
       step_name = "end_close";
       return settle(w, end_close(w.page, w.close_keeps, w.close_unacked, w.close_keeps && opens ? uint32_t{kOpenRead} : uint32_t{kOpenNone}));
+    case kLaneInstaller: {
+      step_name = "the end of an install on a lane";
+      const bool hops = w.lane == kHops;
+      w.lane = kNone;
+      const uint32_t opened = opens ? open_of(w.grant) : uint32_t{kOpenNone};
+      if (!hops) return settle(w, end_install(w.page, w.installing, w.grant, opened, w.now));
+      const HomeAfter after = end_hop(w.page, w.directory, true, 2, opened, w.now);
+      return settle(w, {after.page.wake, after.page.ring || after.ring});
+    }
+    case kServer:
+      step_name = "the page server closes the home's copy";
+      return settle(w, end_close(w.page, w.serve_access == kRead, false, w.serve_access == kRead && opens ? uint32_t{kOpenRead} : uint32_t{kOpenNone}));
     case kFinisher:
       step_name = "finish";
       return settle(w, finish(w.page, opens ? open_of(held(w.page.word.load())) : uint32_t{kOpenNone}));
@@ -260,14 +382,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (size_t i = 0; i + 1 < size; i += 2) {
     const uint8_t step = data[i];
     const uint8_t argument = data[i + 1];
-    if (step < 96) thread_step(w, step % kThreads, argument & 1 ? kWrite : kRead);
-    else if (step < 128) finish_busy(w, argument & 1);
+    if (step < 72) thread_step(w, step % kThreads, argument & 1 ? kWrite : kRead, argument & 2);
+    else if (step < 96) finish_busy(w, argument & 1);
+    else if (step < 128) lane_step(w, step % 7, argument);
     else coordinator_step(w, (step - 128) % 19, argument);
     check(w);
   }
   // At the end everybody finishes, and nothing is left behind: who sleeps, sleeps for a claim that nobody has answered.
   finish_busy(w, true);
-  for (int i = 0; i < kThreads; i++) if (w.holder != kNobody && w.who == i) thread_step(w, i, kRead);
+  for (int i = 0; i < kThreads; i++) if (w.holder != kNobody && w.who == i) thread_step(w, i, kRead, false);
+  lane_step(w, 2, 0);
+  lane_step(w, 4, 0);
   check(w);
   settle(w, abandon(w.page));
   for (int i = 0; i < kThreads; i++) {

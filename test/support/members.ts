@@ -345,7 +345,13 @@ export async function startMembers(count: number, region?: { name?: string } & O
   return members;
 }
 
-afterEach('no member outlives its test', async function () {
+/** Ends every member that this process has started and that still lives. */
+export async function destroyMembers(): Promise<void> {
+  await Promise.all([...living].map((member) => member.destroy()));
+}
+
+// Chaos runs also outside of mocha.
+if (typeof afterEach === 'function') afterEach('no member outlives its test', async function () {
   const started = startedInTest;
   startedInTest = [];
   if (this.currentTest?.state === 'failed') {
@@ -355,7 +361,7 @@ afterEach('no member outlives its test', async function () {
       console.error(`      member ${member.name} (pid ${member.pid}): ${how}\n${indent(stdout)}${indent(stderr)}`);
     }
   }
-  await Promise.all([...living].map((member) => member.destroy()));
+  await destroyMembers();
 });
 
 function indent(text: string): string {
