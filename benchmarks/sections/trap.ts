@@ -20,8 +20,10 @@ export const section: Section = {
       await meter('map', "the kernel's fault that maps a page", 'floors', ['map']),
       await meter('zero', "the kernel's fault that makes a page", 'floors', ['zero']),
       await meter('copy-page', 'memcpy of 4 KiB', 'floors', ['copy', 4096], 4096),
+    ], { samples: Math.min(bench.settings.samples, 1000), warmUp: Math.min(bench.settings.warmUp, 100) });
+    await bench.measure([
       await meter('copy-large', 'memcpy of 16 MiB', 'floors', ['copy', 16 << 20], 16 << 20),
       await meter('copy-fresh', 'memcpy of 16 MiB into new memfd pages', 'floors', ['copy-fresh', 16 << 20], 16 << 20),
-    ].filter((one) => one !== undefined), { samples: Math.min(bench.settings.samples, 1000), warmUp: Math.min(bench.settings.warmUp, 100) });
+    ], { samples: bench.settings.quick ? 10 : 50, warmUp: 5, block: 5 });
   },
 };
