@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import path from 'node:path';
 import { Stage } from '../../lib/coordinator/stamps.js';
 import { STAGE_NAMES, stagesOf, WHOLE, type StampTuple } from '../../benchmarks/stamps.js';
 
@@ -43,5 +45,26 @@ describe('stamps of a fault', () => {
       const { stages } = stagesOf([access], [stamp(2000, TRAPPED), stamp(3000, stage)]);
       assert.ok(stages[1].name !== 'return to the program' && STAGE_NAMES.includes(stages[1].name), String(stage));
     }
+  });
+});
+
+describe('the log of stamps', () => {
+  const addon = path.resolve(__dirname, '..', '..', 'lib', 'native.js');
+  /** What a process that was started so has after three stamps, and when asked again. */
+  const after = (stamps: string | undefined): number[][] => {
+    const { FAULTLINE_STAMPS: _, ...env } = process.env;
+    const script = `const { native } = require(${JSON.stringify(addon)});
+      for (let page = 5; page < 8; page++) native.stamp(1, page, 9);
+      console.log(JSON.stringify([Array.from(native.takeStamps()), Array.from(native.takeStamps())]));`;
+    return JSON.parse(execFileSync(process.execPath, ['-e', script], { env: stamps === undefined ? env : { ...env, FAULTLINE_STAMPS: stamps }, encoding: 'utf8' })) as number[][];
+  };
+
+  it('is empty unless it was asked for', () => assert.deepEqual([after(undefined), after('0'), after('no')], [[[], []], [[], []], [[], []]]));
+
+  it('keeps as many as was asked for, until they are taken', () => {
+    const [taken, again] = after('2');
+    assert.deepEqual([taken.slice(1, 4), taken.slice(5, 8), taken.length], [[1, 5, 9], [1, 6, 9], 8]);
+    assert.ok(taken[0] > 0 && taken[4] >= taken[0]);
+    assert.deepEqual(again, []);
   });
 });
