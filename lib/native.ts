@@ -237,6 +237,12 @@ export interface Native {
   slotComplete(member: number, slot: number, payload: string): boolean;
   slotClose(member: number, slot: number): void;
 
+  // ---- stamps: see native/stamps.h; nothing happens without FAULTLINE_STAMPS ---------------------------------------
+  /** region: its id in the cluster's table. */
+  stamp(region: number, page: number, stage: number): void;
+  /** [ns, region id, page, stage, ...] since the last call, in no particular order. Nobody may be in a fault meanwhile. */
+  takeStamps(): Float64Array;
+
   // ---- region ------------------------------------------------------------------------------------------------------
   /** memfd, service view and tables; no app view yet. Not homed anywhere. Errors: ERR_OUT_OF_MEMORY, ERR_SYSTEM (errno, syscall). */
   regionCreate(member: number, spec: RegionSpec): number;

@@ -142,6 +142,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   init_region(env, exports);
   init_pages(env, exports);
   init_lanes(env, exports);
+  init_stamps(env, exports);
   return exports;
 }
 

@@ -11,6 +11,7 @@
 #include "futex.h"
 #include "napi_help.h"
 #include "serve.h"
+#include "stamps.h"
 
 namespace faultline {
 namespace {
@@ -194,6 +195,7 @@ Napi::Value install(const Napi::CallbackInfo& info) {
     uint32_t opened = open_run(region, call.first + i, end - i, open_of(grant));
     // What was open has been closed for the new bytes.
     if (opened == kAsItWas && content != 2) opened = kOpenNone;
+    stamp(region.id, call.first + i, Stage::kInstalled);
     for (; i < end; i++) settle(region, call.first + i, end_install(region.pages[call.first + i], version, grant, opened, now));
   }
   const uint64_t installed = call.count - failed;

@@ -14,6 +14,7 @@
 #include "futex.h"
 #include "lanes.h"
 #include "serve.h"
+#include "stamps.h"
 
 // Everything from handle() downwards runs in a signal handler that may have interrupted anything: malloc, V8, a lock
 // holder. So it uses atomics on memory that is mapped before the handler can see it, bare system calls (futex, write,
@@ -232,6 +233,7 @@ void learn_wait(uint64_t us) {
 void serve(const Fault& fault) {
   Region& region = fault.region;
   const uint64_t start = now_us();
+  stamp(region.id, fault.page, Stage::kTrapped);
   // A region that is down may have no tables any more. (gettid is a bare system call.)
   if (effective_down(region) == kUp) hold_recent(recent, region, fault.page, has_run_since(fault.context), static_cast<uint32_t>(syscall(SYS_gettid)), static_cast<uint32_t>(start));
   (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
@@ -250,6 +252,7 @@ void serve(const Fault& fault) {
           if (slept) learn_wait(wait);
           region.stats.waits[histogram_bucket(wait)].fetch_add(1, std::memory_order_relaxed);
         }
+        stamp(region.id, fault.page, Stage::kResumed);
         return;
       case Next::kLane:
         turn.waited = true;

@@ -15,6 +15,7 @@
 
 #include "futex.h"
 #include "lanes.h"
+#include "stamps.h"
 
 namespace faultline {
 namespace {
@@ -180,11 +181,13 @@ void lane_exchange(Region& region, LaneTurn& turn) {
   lane.questions.fetch_add(1, std::memory_order_relaxed);
   const uint64_t asked_at = now_ns();
   const int fd = lane.fd.load(std::memory_order_relaxed);
+  stamp(region.id, question.page, Stage::kLaneSent);
   if (send_all(fd, &question, sizeof question) && receive(region, question, lane, answer, asked_at, received)) {
     lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
     lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
     lanes.bytes_sent.fetch_add(sizeof question, std::memory_order_relaxed);
     lanes.bytes_received.fetch_add(received, std::memory_order_relaxed);
+    stamp(region.id, question.page, Stage::kLaneArrived);
     const uint64_t took = now_ns() - asked_at;
     const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
     lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
@@ -201,6 +204,7 @@ void lane_exchange(Region& region, LaneTurn& turn) {
       send_all(fd, &thanks, sizeof thanks);
     }
     lane_finish(region, turn, answer, begun);
+    stamp(region.id, question.page, Stage::kLaneInstalled);
   } else {
     region.stats.lane_broken.fetch_add(1, std::memory_order_relaxed);
     lane_give_up(region, turn, [](Region& at, void* taken) { lane_break(at, *static_cast<Lane*>(taken)); });

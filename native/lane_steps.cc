@@ -7,6 +7,7 @@
 
 #include "futex.h"
 #include "lane.h"
+#include "stamps.h"
 
 namespace faultline {
 namespace {
@@ -48,6 +49,7 @@ void to_coordinator(Region& region, uint64_t page, bool faulted) {
   After after;
   PageEntry& entry = region.pages[page];
   const bool goes_on = faulted ? claim_to_coordinator(entry, access, held_version, after) : release_ahead(entry, access, held_version, after);
+  if (goes_on) stamp(region.id, page, Stage::kRung);
   if (goes_on && region.member->handle == region.member_handle) region.member->ring.push({kRingFault, region.handle, page, access, held_version});
   settle(region, page, after);
 }

@@ -114,5 +114,6 @@ void init_member(Napi::Env env, Napi::Object exports);
 void init_region(Napi::Env env, Napi::Object exports);
 void init_pages(Napi::Env env, Napi::Object exports);
 void init_lanes(Napi::Env env, Napi::Object exports);
+void init_stamps(Napi::Env env, Napi::Object exports);
 
 }  // namespace faultline

@@ -26,6 +26,7 @@
 #include "fault.h"
 #include "futex.h"
 #include "lanes.h"
+#include "stamps.h"
 
 namespace faultline {
 namespace {
@@ -348,6 +349,7 @@ struct Server {
     const LaneQuestion& question = serving.question;
     if (question.magic != kLaneMagic || question.count == 0 || question.count > kLanePages) return false;
     const uint64_t received = now_ns();
+    if (question.op != kLaneReturned) stamp(question.region, question.page, Stage::kLaneReceived);
     lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
     lanes.bytes_received.fetch_add(sizeof question, std::memory_order_relaxed);
     serving.slot = connection->peer->slot;
@@ -374,6 +376,7 @@ struct Server {
     connection->sent = 0;
     connection->whole = lane_answer_size(question.count);
     if (answer.granted > 0 && answer.content == kLaneBytesFollow) connection->whole += answer.granted * region->page_size;
+    stamp(question.region, question.page, Stage::kLaneAnswered);
     if (!push_out(connection)) return false;
     plan_polling(connection, question.cpu, cpu);
     return true;

@@ -1,6 +1,7 @@
 #include "serve.h"
 
 #include "futex.h"
+#include "stamps.h"
 
 namespace faultline {
 namespace {
@@ -101,6 +102,7 @@ Next serve_look(Region& region, Turn& turn) {
       return Next::kLost;
     case Step::kClaimed:
       if (decision.held_version != 0) count(region.stats.upgrade_faults);
+      stamp(region.id, turn.page, Stage::kRung);
       region.member->ring.push({kRingFault, region.handle, turn.page, turn.access, decision.held_version});
       break;
     case Step::kSleep:

@@ -18,6 +18,7 @@ import { Clients } from './clients.js';
 import { Lanes } from './lanes.js';
 import { NativeRegionMemory } from './memory.js';
 import { Service } from './service.js';
+import { stampFault, stamping, stampReceived, stampSent } from './stamps.js';
 import { LoopTimers } from './timers.js';
 
 /** Records of the ring that are taken at a time. */
@@ -74,7 +75,11 @@ export class Coordinator {
     const { session } = this;
     const timers = new LoopTimers(() => this.engine?.flush());
     this.engine = new Engine(
-      { self: session.self, send: (to, message, payload) => session.send(to, message, payload), suspect: (peer) => session.suspect(peer) },
+      { self: session.self, send: (to, message, payload) => {
+          if (stamping) stampSent(message);
+          session.send(to, message, payload);
+        },
+        suspect: (peer) => session.suspect(peer) },
       timers,
       {
         openMemory: (info) => this.openMemory(info),
@@ -128,8 +133,11 @@ export class Coordinator {
       if (count === 0) break;
       for (let i = 0; i < count * RING_RECORD; i += RING_RECORD) {
         const kind = records[i];
-        if (kind === Ring.Fault) engine?.fault(this.regionIds.get(records[i + 1])!, records[i + 2], records[i + 3], records[i + 4]);
-        else if (kind === Ring.Free) engine?.free(this.regionIds.get(records[i + 1])!, records[i + 2]);
+        if (kind === Ring.Fault) {
+          const region = this.regionIds.get(records[i + 1])!;
+          if (stamping) stampFault(region, records[i + 2]);
+          engine?.fault(region, records[i + 2], records[i + 3], records[i + 4]);
+        } else if (kind === Ring.Free) engine?.free(this.regionIds.get(records[i + 1])!, records[i + 2]);
         else this.rare(kind, records[i + 1], records[i + 2]);
       }
       engine?.flush();
@@ -157,6 +165,7 @@ export class Coordinator {
   private receive(envelope: Envelope): void {
     if (this.engine === null) return void this.early.push(envelope);
     if (envelope.message.type === 'lane') return this.lanes?.told(envelope.from, envelope.message);
+    if (stamping) stampReceived(envelope.message);
     this.engine.message(envelope);
     this.engine.flush();
   }
