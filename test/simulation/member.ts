@@ -213,6 +213,10 @@ export class SimulatedMember {
     });
   }
 
+  get leaseRuns(): boolean {
+    return this.world.events.now < this.leaseEnds;
+  }
+
   /** The native watchdog: closes the views when the lease is over, a moment after a stopped process goes on. */
   private watch(): void {
     this.world.events.at(this.leaseEnds, this.id, () => {

@@ -241,7 +241,7 @@ export class World {
   private pause(member: SimulatedMember): void {
     const { choices } = this;
     // Short stops are far more common than those after which it is given up.
-    const length = choices.chance(0.3) ? choices.between(1_000_000, 6_000_000) : choices.between(100, 200_000);
+    const length = choices.chance(0.3) ? choices.between(1_000_000, 6_000_000) : choices.chance(0.2) ? choices.between(200_000, 1_500_000) : choices.between(100, 200_000);
     this.note(() => `member ${member.id} is stopped for ${length} µs`);
     member.pausedUntil = Math.max(member.pausedUntil, this.events.now + length);
   }
