@@ -14,6 +14,8 @@ export async function references(bench: Bench, page: number): Promise<Meter[]> {
     await net(bench, page),
     await socket(bench, 'unix', 0, page),
     await socket(bench, 'unix', POLL_US, page),
+    await socket(bench, 'unix', 0, page, true),
+    await socket(bench, 'unix', POLL_US, page, true),
     await socket(bench, 'tcp', 0, page),
     await socket(bench, 'tcp', POLL_US, page),
     ...((await bench.unlessLeftOut('ioredis', () => redis(bench, page))) ?? []),

@@ -8,15 +8,18 @@ export const LANE_ANSWER = 36;
 export type Kind = 'unix' | 'tcp';
 let names = 0;
 
-/** @param poll µs that both sides look before they sleep */
-export async function socket(bench: Bench, kind: Kind, poll: number, page: number): Promise<Meter> {
+/**
+ * @param poll µs that both sides look before they sleep
+ * @param fresh the page goes into new memory, as that of a fault does; else always into the same
+ */
+export async function socket(bench: Bench, kind: Kind, poll: number, page: number, fresh = false): Promise<Meter> {
   const where = kind === 'tcp' ? '0' : `faultline-bench-${process.pid}-${++names}`;
-  const sizes = [poll, LANE_QUESTION, LANE_ANSWER + page];
+  const sizes = fresh ? [poll, LANE_QUESTION, LANE_ANSWER, page] : [poll, LANE_QUESTION, LANE_ANSWER + page];
   const { said } = await bench.program(0, 'socket', ['server', kind, where, ...sizes]);
   const { program } = await bench.program(1, 'socket', ['client', kind, kind === 'tcp' ? said : where, ...sizes]);
   return {
-    key: `c-${kind}-${poll > 0 ? 'polling' : 'blocking'}`, reference: true,
-    what: `C, ${kind} socket, ${poll > 0 ? `polling ${poll} µs` : 'blocking'}, ${LANE_QUESTION} B there, ${LANE_ANSWER} B${page > 0 ? ` + ${page / 1024} KiB` : ''} back`,
+    key: `c-${kind}-${poll > 0 ? 'polling' : 'blocking'}${fresh ? '-fresh' : ''}`, reference: true,
+    what: `C, ${kind} socket, ${poll > 0 ? `polling ${poll} µs` : 'blocking'}, ${LANE_QUESTION} B there, ${LANE_ANSWER} B${page > 0 ? ` + ${page / 1024} KiB` : ''} back${fresh ? ', into new memfd pages' : ''}`,
     take: (count) => program.take(count),
   };
 }
