@@ -87,15 +87,15 @@ describe('a run of the benchmark', () => {
   });
 
   it('leaves no process behind when it is killed', async () => {
-    const run = spawn(process.execPath, [main, '-s', 'read', '-p', 'one'], { stdio: 'ignore', detached: true });
+    const run = spawn(process.execPath, [main, '-s', 'scan', '-p', 'one'], { stdio: 'ignore', detached: true });
     // All of them have the group of the first one, which is a leader because it was started detached.
     const members = (): string[] => readdirSync('/proc').filter((id) => /^\d+$/.test(id) && Number(id) !== run.pid && groupOf(id) === run.pid);
     const until = async (what: string, met: () => boolean): Promise<void> => {
-      for (const late = Date.now() + 20_000; !met(); await new Promise((resolve) => setTimeout(resolve, 20))) assert.ok(Date.now() < late, what);
+      for (const late = Date.now() + 25_000; !met(); await new Promise((resolve) => setTimeout(resolve, 20))) assert.ok(Date.now() < late, what);
     };
     try {
-      // The last to be started are those of the references.
-      await until('not all processes were started', () => members().some((id) => commandOf(id).includes('socket')));
+      // The last to be started are those of the reference.
+      await until('not all processes were started', () => members().some((id) => commandOf(id).includes('stream client')));
     } finally {
       run.kill('SIGKILL');
       await once(run, 'exit');
