@@ -66,7 +66,7 @@ export function drawPlan(choices: Choices): Plan {
   const sometimes = (probability: number, most: number): number => (choices.chance(probability) ? choices.between(1, most) : 0);
   const latency = choices.pick([20, 5, 100, 600]);
   const weights = Object.fromEntries(KINDS.map((kind) => [kind, kind === 'read' || kind === 'write' ? 4 : choices.chance(0.4) ? choices.between(1, 4) : 0])) as Record<Kind, number>;
-  const members = choices.between(2, 4);
+  let members = choices.between(2, 4);
   const drawnLeaves = sometimes(0.25, 2);
   const kills = sometimes(0.3, 2);
   const pauses = sometimes(0.2, 2);
@@ -108,11 +108,16 @@ export function drawPlan(choices: Choices): Plan {
     leaves = choices.between(1, 3);
     if (choices.chance(0.8)) die(choices.pick(['handed', 'handover', 'handed', 'handover', 'handover-ack', 'data', 'request']), 3, 'to', true, 2 * latency);
   } else if (focus === 'writers go') {
-    // Copies that were dropped and are wanted again while a write that invalidates them is given up.
-    weights.drop = choices.between(1, 4);
-    weights.pin = choices.between(0, 2);
+    // Copies that were dropped and are wanted again while a write that invalidates them is given up: another copy, which
+    // is pinned, makes the write wait.
+    members = choices.between(3, 4);
+    weights.read = 6;
+    weights.write = choices.between(1, 3);
+    weights.drop = choices.between(2, 6);
+    weights.pin = choices.between(1, 3);
+    pinned = choices.pick([20 * latency, 4 * latency, 20_000, 0]);
     for (let count = choices.between(1, 3); count > 0; count--) {
-      if (choices.chance(0.7)) triggers.push({ type: 'invalidate', nth: 1 + choices.skewed(20), end: 'requester', action: choices.pick(['die', 'leave'] as const), arrived: choices.chance(0.3), delay: choices.skewed(latency) });
+      if (choices.chance(0.7)) triggers.push({ type: 'invalidate', nth: 1 + choices.skewed(20), end: choices.pick(['requester', 'from'] as const), action: choices.pick(['leave', 'die'] as const), arrived: choices.chance(0.5), delay: choices.skewed(2 * latency) });
       else die(choices.pick(['request', 'invalidate', 'invalidated']), 30, 'from', choices.chance(0.7), 2 * latency);
     }
   } else if (focus === 'slow changes') {

@@ -191,12 +191,15 @@ export class Thread {
       case 'pin': return yield* this.pin(page);
       case 'discard': return yield* this.discard(page);
       case 'drop': {
-        // A memory budget at work. A home's pages are its own to keep.
+        // A memory budget at work; what it drops may be wanted again at once. A home's pages are its own to keep.
+        this.resumed = false;
         this.member.post(() => {
           const protocol = this.member.protocol!;
           if (!this.member.serves(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
-        });
-        return 'done';
+          this.resume();
+        }, () => this.resume());
+        yield* this.pause();
+        return choices.chance(0.5) ? yield* this.touch([{ page, access: READ }]) : 'done';
       }
       case 'squeeze': {
         // The mapping limit has come near: what is held stays so, and is closed.
