@@ -20,6 +20,8 @@ const SILENCE = 2_000_000;
 const TICK = 250_000;
 /** µs after the last fault was injected by which every thread must have ended. */
 const PATIENCE = 60_000_000;
+/** How often a thread that has something else to do comes back in the middle of a step of its coordinator. */
+const COMES_BACK = 0.05;
 /** A run that goes on for longer has found a loop that is no waiting. */
 const MOST_EVENTS = 400_000;
 
@@ -395,7 +397,7 @@ export class World {
   /** Other threads of this member run while the coordinator, or one of them, is in the middle of something. */
   interleave(member: SimulatedMember): void {
     if (this.nested >= 2 || !this.choices.chance(this.plan.interleaving)) return;
-    const able = member.threads.filter((thread) => thread.able && thread !== this.inside);
+    const able = member.threads.filter((thread) => thread.able && thread !== this.inside && (!thread.thinking || this.choices.chance(COMES_BACK)));
     if (able.length === 0) return;
     this.nested++;
     this.stepThread(this.choices.pick(able));
