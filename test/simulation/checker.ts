@@ -132,6 +132,11 @@ export class Checker {
     }
   }
 
+  /** Until its lease is over it loads and stores what nobody else knows of. */
+  declaredDead(member: SimulatedMember): void {
+    if (member.up && member.isLeased) throw new Violation('no-zombie', `member ${member.id} is declared dead while its lease still runs`);
+  }
+
   viewChanged(): void {
     for (const [name, holders] of this.holders) this.holders.set(name, holders.filter(({ member }) => this.world.inView(member)));
   }

@@ -53,6 +53,11 @@ export class SimulatedMember {
     return !this.dead && !this.ended;
   }
 
+  /** It need not ask anybody whether it may go on. */
+  get isLeased(): boolean {
+    return this.world.events.now < this.leaseEnds && !this.frozen;
+  }
+
   get protocol(): RegionProtocol | undefined {
     return [...(this.engine?.regions.values() ?? [])][0];
   }

@@ -5,7 +5,7 @@
 import type { Choices } from './choices.js';
 
 /** Trouble at a message boundary: when the nth message of that type is sent, or has arrived, at one of its ends, or at the member for which a home sends it. */
-export interface Trigger { type: string; nth: number; end: 'from' | 'to' | 'requester'; action: 'die' | 'leave' | 'stop' | 'break'; arrived: boolean; /** µs. */ delay: number }
+export interface Trigger { type: string; nth: number; end: 'from' | 'to' | 'requester'; action: 'die' | 'leave' | 'stop' | 'break' | 'stall'; arrived: boolean; /** µs. */ delay: number }
 
 /** Messages of which a run has few, and at which most goes wrong; the frequent ones come up by chance. */
 const BOUNDARIES = ['handover', 'handover-ack', 'handed', 'rebuild', 'holdings', 'give-back', 'lost', 'state', 'ask', 'reply', 'call', 'recall', 'recalled', 'returned', 'invalidate', 'invalidated', 'data', 'request'];
@@ -100,7 +100,7 @@ export function drawPlan(choices: Choices): Plan {
   let interleaving = choices.pick([0.2, 0, 0.6]);
   let ringLatency = choices.pick([15, 5, 15, 200]);
   let locality = choices.pick([0, 0, 0.7]);
-  const focus = choices.chance(0.3) ? choices.pick(['homes move', 'writers go', 'slow changes'] as const) : null;
+  const focus = choices.chance(0.5) ? choices.pick(['homes move', 'writers go', 'homes move', 'slow changes'] as const) : null;
   if (focus !== null) {
     if (focus !== 'homes move' || choices.chance(0.5)) pages.length = Math.min(pages.length, 2);
     operations = choices.between(8, 20);
@@ -117,6 +117,12 @@ export function drawPlan(choices: Choices): Plan {
     interleaving = choices.pick([0.6, 0.2]);
     weights.add = choices.between(0, 4);
     weights.think = choices.between(0, 6);
+    weights.scan = choices.between(0, 4);
+    if (choices.chance(0.3)) {
+      // What a home says last arrives when it has long been taken out of the view.
+      const last = { type: 'request', nth: 1 + choices.skewed(12), end: 'to', arrived: true } as const;
+      triggers.push({ ...last, action: 'stall', delay: 0 }, { ...last, action: 'die', delay: choices.skewed(2 * latency) });
+    }
     operations = choices.between(12, 30);
     span = choices.pick([300, 100, 1_000]);
     locality = choices.pick([0.8, 0.5, 0]);

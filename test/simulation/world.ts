@@ -192,7 +192,10 @@ export class World {
   deaths = 0;
 
   private publish(state: ClusterState, left: MemberId[]): void {
-    if (state.epoch !== this.state?.epoch) this.deaths += state.died.length;
+    if (state.epoch !== this.state?.epoch) {
+      this.deaths += state.died.length;
+      for (const id of state.died) this.checker.declaredDead(this.members.get(id)!);
+    }
     this.state = state;
     this.note(() => `the server publishes state ${state.version}: epoch ${state.epoch}, members ${state.members.map(({ id, leaving }) => (leaving ? `${id} (leaving)` : id)).join(', ')}${state.died.length > 0 ? `, died ${state.died.join(', ')}` : ''}`);
     for (const { id } of state.members) this.send(SERVER, id, { type: 'state', state });
@@ -230,7 +233,7 @@ export class World {
       if (others.length > 0) this.breakConnection(member.id, choices.pick(others).id, choices.chance(0.5));
     }));
     inject(plan.partitions, () => this.some((member) => this.partition(member)));
-    inject(plan.stalls, () => this.some((member) => this.stall(member)));
+    inject(plan.stalls, () => this.some((member) => this.stall(member, choices.between(1_000, 1_500_000))));
     inject(plan.serverGone ? 1 : 0, () => this.loseServer());
   }
 
@@ -274,6 +277,7 @@ export class World {
     if (action === 'die') this.kill(member);
     else if (action === 'leave') member.leave();
     else if (action === 'stop') this.pause(member);
+    else if (action === 'stall') this.stall(member, this.choices.between(1, 20 * this.plan.latency));
     else if (other !== undefined && other.up) this.breakConnection(member.id, other.id, this.choices.chance(0.5));
   }
 
@@ -316,8 +320,8 @@ export class World {
   }
 
   /** What this member sends and is sent takes longer for a moment; nothing is lost. */
-  private stall(member: SimulatedMember): void {
-    const until = this.events.now + this.choices.between(1_000, 1_500_000);
+  private stall(member: SimulatedMember, length: number): void {
+    const until = this.events.now + length;
     this.note(() => `messages from and to member ${member.id} wait until ${until - 1_000_000}`);
     for (const other of [...this.members.keys(), SERVER]) {
       if (other === member.id) continue;
