@@ -50,6 +50,7 @@ export class World {
   private readonly regions = new Map<number, SimulatedMember>();
   messages = 0;
   private nested = 0;
+  private over = false;
   private inside: Thread | null = null;
   private serverGone = false;
   private nextThread = 0;
@@ -121,6 +122,7 @@ export class World {
   dispose(): void {
     // Whoever is in the middle of a protection change finishes it; nothing else runs any more.
     this.nested = 2;
+    this.over = true;
     for (const thread of this.threads.values()) thread.finishChange();
     for (const member of this.members.values()) member.dispose();
     this.threads.clear();
@@ -386,7 +388,8 @@ export class World {
 
   private guard(region: number, first: number, count: number, open: number): void {
     const member = this.regions.get(region);
-    if (member === undefined || member.dead) return;
+    // What a run has come to is decided when it ends.
+    if (this.over || member === undefined || member.dead) return;
     this.interleave(member);
     member.mapping.fill(open, first, first + count);
     this.checker.mapped(member, first, count, open);
