@@ -22,12 +22,6 @@ uint64_t settled(uint64_t word, After& after) {
 uint64_t with_open(uint64_t word, uint32_t opened) { return opened == kAsItWas ? word : (word & ~kOpenMask) | (static_cast<uint64_t>(opened) << kOpenShift); }
 uint64_t with_held(uint64_t word, uint32_t held) { return (word & ~kHeldMask) | held; }
 
-void raise_poison(PageEntry& page, uint32_t version) {
-  uint32_t old = page.poison.load(std::memory_order_relaxed);
-  while (after(version, old) && !page.poison.compare_exchange_weak(old, version)) {
-  }
-}
-
 // Threads that waited for what is open here now, and have not run yet. While more is asked for (an upgrade), those who wait
 // may be waiting for that, and to keep the copy for them would only make them wait longer: who gets there first has to
 // close it. They run when the upgrade comes.
@@ -56,12 +50,13 @@ bool take_or_defer(PageEntry& page, uint64_t word, bool to_shared, uint32_t now,
   return true;
 }
 
-// An answer that is on its way here was overtaken by what retires `version`.
+// An answer that is on its way here was overtaken by what retires `version`. Only the coordinator says so.
 void poison(PageEntry& page, uint32_t version) {
   uint64_t word = page.word.load();
   while (word & kPendMask) {
-    // The maximum first: an installer that sees POISON must see the version that it was for.
-    raise_poison(page, version);
+    // The version first: an installer that sees POISON must see what it was for. What an earlier claim was told does not
+    // count any more: after the death of a home the versions may begin anew.
+    if (!(word & kPoison) || after(version, page.poison.load())) page.poison.store(version);
     if (page.word.compare_exchange_weak(word, bumped(word) | kPoison)) return;
   }
 }
