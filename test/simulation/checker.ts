@@ -61,10 +61,7 @@ export class Checker {
     const at = page * 1024;
     const cell = { data: member.words[at + DATA], signal: member.words[at + SIGNAL] };
     // Nobody outside of the view is promised anything.
-    if (!this.world.inView(member.id)) {
-      this.outside(member, page);
-      return cell;
-    }
+    if (!this.world.inView(member.id)) return cell;
     const mirror = member.words[at + MIRROR];
     if (mirror !== cell.data) throw new Violation('no-torn-page', `member ${member.id} reads ${cell.data} at the beginning of page ${page} and ${mirror} at its end`);
     const state = this.page(page);
@@ -78,20 +75,12 @@ export class Checker {
     return cell;
   }
 
-  /** An access of a member that is not in the view: of one that was stopped and goes on, before its watchdog runs. */
-  private outside(member: SimulatedMember, page: number): void {
-    if (member.leaseRuns) throw new Violation('no-zombie', `member ${member.id} is out of the view, and by its lease it may go on\n${this.words(page)}`);
-  }
-
   store(member: SimulatedMember, page: number, cell: Cell): void {
     const at = page * 1024;
     member.words[at + DATA] = cell.data;
     member.words[at + MIRROR] = cell.data;
     member.words[at + SIGNAL] = cell.signal;
-    if (!this.world.inView(member.id)) {
-      this.outside(member, page);
-      return void this.ghosts.add(cell.data);
-    }
+    if (!this.world.inView(member.id)) return void this.ghosts.add(cell.data);
     const state = this.page(page);
     state.accept = [cell];
     for (const pending of state.pending.values()) pending.mixed = true;
@@ -141,6 +130,11 @@ export class Checker {
         if (low < high && open !== 0 && open < pin.access) throw new Violation('pins-stay', `member ${member.id} loses access to pinned page ${low}`);
       }
     }
+  }
+
+  /** Until its lease is over it loads and stores what nobody else knows of. */
+  declaredDead(member: SimulatedMember): void {
+    if (member.up && member.isLeased) throw new Violation('no-zombie', `member ${member.id} is declared dead while its lease still runs`);
   }
 
   viewChanged(): void {

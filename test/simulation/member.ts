@@ -60,6 +60,11 @@ export class SimulatedMember {
     return this.region;
   }
 
+  /** It need not ask anybody whether it may go on. */
+  get isLeased(): boolean {
+    return this.world.events.now < this.leaseEnds && !this.frozen;
+  }
+
   get protocol(): RegionProtocol | undefined {
     return [...(this.engine?.regions.values() ?? [])][0];
   }
@@ -211,10 +216,6 @@ export class SimulatedMember {
       if (this.engine !== null) this.turn(() => this.engine!.tick());
       this.beat();
     });
-  }
-
-  get leaseRuns(): boolean {
-    return this.world.events.now < this.leaseEnds;
   }
 
   /** The native watchdog: closes the views when the lease is over, a moment after a stopped process goes on. */

@@ -5,7 +5,7 @@
 import type { Choices } from './choices.js';
 
 /** Trouble at a message boundary: when the nth message of that type is sent, or has arrived, at one of its ends, or at the member for which a home sends it. */
-export interface Trigger { type: string; nth: number; end: 'from' | 'to' | 'requester'; action: 'die' | 'leave' | 'stop' | 'break'; arrived: boolean; /** µs. */ delay: number }
+export interface Trigger { type: string; nth: number; end: 'from' | 'to' | 'requester'; action: 'die' | 'leave' | 'stop' | 'break' | 'stall'; arrived: boolean; /** µs. */ delay: number }
 
 /** Messages of which a run has few, and at which most goes wrong; the frequent ones come up by chance. */
 const BOUNDARIES = ['handover', 'handover-ack', 'handed', 'rebuild', 'holdings', 'give-back', 'lost', 'state', 'ask', 'reply', 'call', 'recall', 'recalled', 'returned', 'invalidate', 'invalidated', 'data', 'request'];
@@ -46,6 +46,8 @@ export interface Plan {
   slowness: number;
   /** µs until a coordinator looks into the ring: what it has been sent may come first. */
   ringLatency: number;
+  /** How often a thread goes to the page that it likes best, as when data is divided among threads. */
+  locality: number;
   /** µs for which a pinned page may stay so, as for a read from a disk or a socket. */
   pinned: number;
   /** µs after which at the latest somebody notices that a process has died. */
@@ -67,9 +69,9 @@ export function drawPlan(choices: Choices): Plan {
     if (!pages.includes(page)) pages.push(page);
   }
   const sometimes = (probability: number, most: number): number => (choices.chance(probability) ? choices.between(1, most) : 0);
-  const latency = choices.pick([20, 5, 100, 600]);
+  let latency = choices.pick([20, 5, 100, 600]);
   const weights = Object.fromEntries(KINDS.map((kind) => [kind, kind === 'read' || kind === 'write' ? 4 : choices.chance(0.4) ? choices.between(1, 4) : 0])) as Record<Kind, number>;
-  const members = choices.between(2, 4);
+  let members = choices.between(2, 4);
   const drawnLeaves = sometimes(0.25, 2);
   const kills = sometimes(0.3, 2);
   const pauses = sometimes(0.2, 2);
@@ -98,9 +100,12 @@ export function drawPlan(choices: Choices): Plan {
   let operations = choices.between(4, 16);
   let span = choices.pick([2_000, 300, 10_000]);
   let slowness = choices.pick([500, 5_000]);
-  const focus = choices.chance(0.3) ? choices.pick(['homes move', 'writers go', 'slow changes'] as const) : null;
+  let interleaving = choices.pick([0.2, 0, 0.6]);
+  let ringLatency = choices.pick([15, 5, 15, 200]);
+  let locality = choices.pick([0, 0, 0.7]);
+  const focus = choices.chance(0.5) ? choices.pick(['homes move', 'writers go', 'homes move', 'slow changes'] as const) : null;
   if (focus !== null) {
-    pages.length = Math.min(pages.length, 2);
+    if (focus !== 'homes move' || choices.chance(0.5)) pages.length = Math.min(pages.length, 2);
     operations = choices.between(8, 20);
     span = choices.pick([300, 2_000]);
     serverLatency = 10;
@@ -108,14 +113,34 @@ export function drawPlan(choices: Choices): Plan {
     if (choices.chance(0.7)) for (const kind of KINDS) weights[kind] = kind === 'read' || kind === 'write' ? 4 : 0;
   }
   if (focus === 'homes move') {
+    // Members that have something of their own to do while the home moves, and fault in the instant in which it has moved.
     leaves = choices.between(1, 3);
+    latency = choices.pick([20, 5, 100]);
+    threads = choices.between(1, 3);
+    interleaving = choices.pick([0.6, 0.2]);
+    weights.add = choices.between(0, 4);
+    weights.think = choices.between(0, 6);
+    weights.scan = choices.between(0, 4);
+    if (choices.chance(0.3)) {
+      // What a home says last arrives when it has long been taken out of the view.
+      const last = { type: 'request', nth: 1 + choices.skewed(12), end: 'to', arrived: true } as const;
+      triggers.push({ ...last, action: 'stall', delay: 0 }, { ...last, action: 'die', delay: choices.skewed(2 * latency) });
+    }
+    operations = choices.between(12, 30);
+    span = choices.pick([300, 100, 1_000]);
+    locality = choices.pick([0.8, 0.5, 0]);
     if (choices.chance(0.8)) die(choices.pick(['handed', 'handover', 'handed', 'handover', 'handover-ack', 'data', 'request']), 3, 'to', true, 2 * latency);
   } else if (focus === 'writers go') {
-    // Copies that were dropped and are wanted again while a write that invalidates them is given up.
-    weights.drop = choices.between(1, 4);
-    weights.pin = choices.between(0, 2);
+    // Copies that were dropped and are wanted again while a write that invalidates them is given up: another copy, which
+    // is pinned, makes the write wait.
+    members = choices.between(3, 4);
+    weights.read = 6;
+    weights.write = choices.between(1, 3);
+    weights.drop = choices.between(2, 6);
+    weights.pin = choices.between(1, 3);
+    pinned = choices.pick([20 * latency, 4 * latency, 20_000, 0]);
     for (let count = choices.between(1, 3); count > 0; count--) {
-      if (choices.chance(0.7)) triggers.push({ type: 'invalidate', nth: 1 + choices.skewed(20), end: 'requester', action: choices.pick(['die', 'leave'] as const), arrived: choices.chance(0.3), delay: choices.skewed(latency) });
+      if (choices.chance(0.7)) triggers.push({ type: 'invalidate', nth: 1 + choices.skewed(20), end: choices.pick(['requester', 'from'] as const), action: choices.pick(['leave', 'die'] as const), arrived: choices.chance(0.5), delay: choices.skewed(2 * latency) });
       else die(choices.pick(['request', 'invalidate', 'invalidated']), 30, 'from', choices.chance(0.7), 2 * latency);
     }
   } else if (focus === 'slow changes') {
@@ -131,7 +156,7 @@ export function drawPlan(choices: Choices): Plan {
   if (triggers.length + leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
   return {
     members, extents, pages, latency, weights, leaves, kills, pauses, breaks, partitions, stalls, triggers,
-    threads, operations, span, serverLatency, notice, slowChanges, slowness, pinned,
+    threads, operations, span, serverLatency, notice, slowChanges, slowness, pinned, interleaving, ringLatency, locality,
     spread: choices.chance(0.5),
     slowMessages: choices.chance(0.3) ? 0.05 : 0,
     joins: sometimes(0.25, 2),
@@ -139,7 +164,5 @@ export function drawPlan(choices: Choices): Plan {
     mappingFailures: choices.chance(0.15) ? 0.1 : 0,
     lanes: choices.chance(0.75),
     laneBreaks: choices.chance(0.3) ? 0.05 : 0,
-    interleaving: choices.pick([0.2, 0, 0.6]),
-    ringLatency: choices.pick([15, 5, 15, 200]),
   };
 }

@@ -28,6 +28,8 @@ export class Thread {
   changing = false;
   /** In the middle of that its processor has gone to somebody else. */
   private preempted = false;
+  /** µs for which it has something of its own to do; it may come back before, in the middle of a step of its coordinator. */
+  private absence = 0;
   private running = false;
   private state: 'ready' | 'asleep' | 'waiting' = 'ready';
   private token = 0;
@@ -43,6 +45,10 @@ export class Thread {
   /** It could run now. */
   get able(): boolean {
     return !this.ended && !this.running && !this.preempted && this.state === 'ready';
+  }
+
+  get thinking(): boolean {
+    return this.absence > 0;
   }
 
   begin(): void {
@@ -80,7 +86,7 @@ export class Thread {
     const { world } = this;
     const token = ++this.token;
     this.preempted = this.changing && world.choices.chance(world.plan.slowChanges);
-    world.events.after(this.preempted ? world.choices.below(world.plan.slowness) : world.choices.skewed(8), this.member.id, () => {
+    world.events.after(this.preempted ? world.choices.below(world.plan.slowness) : this.absence > 0 ? this.absence : world.choices.skewed(8), this.member.id, () => {
       if (token !== this.token) return;
       this.preempted = false;
       if (this.able) world.stepThread(this);
@@ -90,6 +96,7 @@ export class Thread {
   step(): void {
     this.token++;
     this.preempted = false;
+    this.absence = 0;
     this.running = true;
     let result: IteratorResult<Pause, void>;
     try {
@@ -166,13 +173,15 @@ export class Thread {
     for (; this.done < plan.operations; this.done++) {
       const kind = this.world.choices.pick(kinds);
       if ((yield* this.perform(kind)) === 'ended') return;
+      // Also what needs nobody else takes time.
+      yield 'next';
     }
     if (plan.weights.barrier > 0 && plan.joins === 0 && !plan.serverGone) yield* this.barrier(plan.members * plan.threads);
   }
 
   private *perform(kind: Kind): Program<Access> {
     const { choices, plan } = this.world;
-    const page = choices.pick(plan.pages);
+    const page = choices.chance(plan.locality) ? plan.pages[this.id % plan.pages.length] : choices.pick(plan.pages);
     this.operation = `${kind} page ${page}`;
     switch (kind) {
       case 'read': return yield* this.touch([{ page, access: READ }]);
@@ -192,8 +201,8 @@ export class Thread {
         return 'done';
       }
       case 'think': {
-        this.world.events.after(choices.skewed(3_000), this.member.id, () => this.resume());
-        yield* this.pause();
+        this.absence = choices.skewed(3_000);
+        yield 'next';
         return 'done';
       }
       case 'lock': return yield* this.lock(page);
@@ -202,12 +211,15 @@ export class Thread {
       case 'pin': return yield* this.pin(page);
       case 'discard': return yield* this.discard(page);
       case 'drop': {
-        // A memory budget at work. A home's pages are its own to keep.
+        // A memory budget at work; what it drops may be wanted again at once. A home's pages are its own to keep.
+        this.resumed = false;
         this.member.post(() => {
           const protocol = this.member.protocol!;
           if (!this.member.serves(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
-        });
-        return 'done';
+          this.resume();
+        }, () => this.resume());
+        yield* this.pause();
+        return choices.chance(0.5) ? yield* this.touch([{ page, access: READ }]) : 'done';
       }
       case 'squeeze': {
         // The mapping limit has come near: what is held stays so, and is closed.

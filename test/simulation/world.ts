@@ -20,6 +20,8 @@ const SILENCE = 2_000_000;
 const TICK = 250_000;
 /** µs after the last fault was injected by which every thread must have ended. */
 const PATIENCE = 60_000_000;
+/** How often a thread that has something else to do comes back in the middle of a step of its coordinator. */
+const COMES_BACK = 0.05;
 /** A run that goes on for longer has found a loop that is no waiting. */
 const MOST_EVENTS = 400_000;
 
@@ -48,6 +50,7 @@ export class World {
   private readonly regions = new Map<number, SimulatedMember>();
   messages = 0;
   private nested = 0;
+  private over = false;
   private inside: Thread | null = null;
   private serverGone = false;
   private nextThread = 0;
@@ -120,6 +123,7 @@ export class World {
   dispose(): void {
     // Whoever is in the middle of a protection change finishes it; nothing else runs any more.
     this.nested = 2;
+    this.over = true;
     for (const thread of this.threads.values()) thread.finishChange();
     for (const member of this.members.values()) member.dispose();
     this.threads.clear();
@@ -191,7 +195,10 @@ export class World {
   deaths = 0;
 
   private publish(state: ClusterState, left: MemberId[]): void {
-    if (state.epoch !== this.state?.epoch) this.deaths += state.died.length;
+    if (state.epoch !== this.state?.epoch) {
+      this.deaths += state.died.length;
+      for (const id of state.died) this.checker.declaredDead(this.members.get(id)!);
+    }
     this.state = state;
     this.note(() => `the server publishes state ${state.version}: epoch ${state.epoch}, members ${state.members.map(({ id, leaving }) => (leaving ? `${id} (leaving)` : id)).join(', ')}${state.died.length > 0 ? `, died ${state.died.join(', ')}` : ''}`);
     for (const { id } of state.members) this.send(SERVER, id, { type: 'state', state });
@@ -229,7 +236,7 @@ export class World {
       if (others.length > 0) this.breakConnection(member.id, choices.pick(others).id, choices.chance(0.5));
     }));
     inject(plan.partitions, () => this.some((member) => this.partition(member)));
-    inject(plan.stalls, () => this.some((member) => this.stall(member)));
+    inject(plan.stalls, () => this.some((member) => this.stall(member, choices.between(1_000, 1_500_000))));
     inject(plan.serverGone ? 1 : 0, () => this.loseServer());
   }
 
@@ -273,6 +280,7 @@ export class World {
     if (action === 'die') this.kill(member);
     else if (action === 'leave') member.leave();
     else if (action === 'stop') this.pause(member);
+    else if (action === 'stall') this.stall(member, this.choices.between(1, 20 * this.plan.latency));
     else if (other !== undefined && other.up) this.breakConnection(member.id, other.id, this.choices.chance(0.5));
   }
 
@@ -315,8 +323,8 @@ export class World {
   }
 
   /** What this member sends and is sent takes longer for a moment; nothing is lost. */
-  private stall(member: SimulatedMember): void {
-    const until = this.events.now + this.choices.between(1_000, 1_500_000);
+  private stall(member: SimulatedMember, length: number): void {
+    const until = this.events.now + length;
     this.note(() => `messages from and to member ${member.id} wait until ${until - 1_000_000}`);
     for (const other of [...this.members.keys(), SERVER]) {
       if (other === member.id) continue;
@@ -386,7 +394,8 @@ export class World {
 
   private guard(region: number, first: number, count: number, open: number): void {
     const member = this.regions.get(region);
-    if (member === undefined || member.dead) return;
+    // What a run has come to is decided when it ends.
+    if (this.over || member === undefined || member.dead) return;
     this.interleave(member);
     member.mapping.fill(open, first, first + count);
     this.checker.mapped(member, first, count, open);
@@ -401,7 +410,7 @@ export class World {
   /** Other threads of this member run while the coordinator, or one of them, is in the middle of something. */
   interleave(member: SimulatedMember): void {
     if (this.nested >= 2 || !this.choices.chance(this.plan.interleaving)) return;
-    const able = member.threads.filter((thread) => thread.able && thread !== this.inside);
+    const able = member.threads.filter((thread) => thread.able && thread !== this.inside && (!thread.thinking || this.choices.chance(COMES_BACK)));
     if (able.length === 0) return;
     this.nested++;
     this.stepThread(this.choices.pick(able));

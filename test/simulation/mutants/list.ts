@@ -8,7 +8,6 @@ export interface Mutant { name: string; what: string; edits: Edit[] }
 const home = 'lib/coordinator/protocol/home.ts';
 const member = 'lib/coordinator/protocol/member.ts';
 const moves = 'lib/coordinator/protocol/moves.ts';
-const region = 'lib/coordinator/protocol/region.ts';
 const questions = 'lib/coordinator/protocol/questions.ts';
 const locks = 'lib/coordinator/protocol/locks.ts';
 const barriers = 'lib/coordinator/protocol/barriers.ts';
@@ -18,7 +17,10 @@ const wants = 'lib/coordinator/protocol/wants.ts';
 const directory = 'native/directory.cc';
 const pages = 'native/addon_pages.cc';
 const serve = 'native/serve.cc';
+const placement = 'lib/coordinator/protocol/placement.ts';
 const thread = 'test/simulation/thread.ts';
+/** Stands in for lib/coordinator/membership/member.ts. */
+const simulated = 'test/simulation/member.ts';
 
 const mutant = (name: string, what: string, file: string, find: string, replace: string, ...more: Edit[]): Mutant => ({ name, what, edits: [{ file, find, replace }, ...more] });
 
@@ -76,17 +78,16 @@ export const mutants: readonly Mutant[] = [
     'if (content === Content.Bytes) this.memory.writePages', 'if (content === Content.Same) this.memory.writePages'),
   mutant('pages-open-before-the-directory', 'a new home opens its pages to its threads before their directory is written', moves,
     'if (rebuilt) setHomed();\n', 'setHomed();\n'),
-  mutant('grants-overtaken-by-a-move', 'a new home does not install what it was granted before', moves,
-    'if (!this.member.settleGrants(service.first, service.count)) return', 'if (service.count < 0) return'),
+  mutant('last-words-dropped', 'what a leaving home has granted does not count when its pages have their next home', placement,
+    'return this.former.get(slice.first)?.get(generation) === from;', 'return false;'),
   mutant('rebuild-forgets-copies', 'a rebuilt directory knows one holder of a page only', moves,
     'known.holders.push(from);', 'void from;'),
   mutant('rebuild-forgets-its-own', 'a new home does not ask itself what it holds', moves,
     'this.note(incoming, this.network.self, records);', 'void records;'),
   mutant('unacknowledged-bytes-survive-a-death', 'bytes that a dead home may have had in a newer version count as the newest', moves,
     'if (held !== Held.Shared && held !== Held.Exclusive) continue;', 'if (held !== Held.Shared && held !== Held.Exclusive && unacknowledged === 0) continue;'),
-  mutant('stale-home-accepted', 'messages count from any home of whatever generation', region,
-    'return this.placement.spokeAsHome(from, page, generation);', 'return from > 0 && generation >= 0;',
-    { file: member, find: 'if (!alive(this.delayed.get(page)?.from ?? 0)) this.delayed.delete(page);', replace: 'void alive;' }),
+  mutant('stale-home-accepted', 'what a home has said counts although it is out of the view', simulated,
+    'if (!this.state!.members.some((member) => member.id === from)) return;', ''),
   mutant('questions-asked-twice', 'what a leaving home has done already is asked of the next one, too', questions,
     'if (alive(open.home)) continue;', 'if (alive(open.home) && this.placement.of(open.page).home === open.home) continue;'),
   mutant('request-dropped-at-a-join', 'a message from a state that this member has not heard of yet is thrown away', inbox,
@@ -120,9 +121,10 @@ export const mutants: readonly Mutant[] = [
     'const bool close = held(word) == kExclusive ? same : held(word) == kShared && !keep;', 'const bool close = held(word) == kExclusive ? same : false;'),
   mutant('older-copy-stays', 'a recall that lets a reader keep its copy leaves one from before the version that it recalls', directory,
     'if (held(word) == kShared && after(version, page.version.load())) keep = false;', ''),
-  mutant('closed-outside-busy', 'an invalidated page is given free before its mapping is closed', pages,
-    'const uint32_t opened = close_run(region, closing[i], end - i, kOpenNone);\n    for (; i < end; i++) settle(region, closing[i], end_close(region.pages[closing[i]], false, false, opened));',
-    'const size_t start = i;\n    for (; i < end; i++) settle(region, closing[i], end_close(region.pages[closing[i]], false, false, kOpenNone));\n    close_run(region, closing[start], end - start, kOpenNone);'),
+  mutant('reopened-outside-busy', 'a thread opens what is held without BUSY, and goes by what was held when it looked', directory,
+    'if (page.word.compare_exchange_weak(word, word | kBusy)) return {Step::kReopen, 0, 0};', 'return {Step::kReopen, held(word), 0};',
+    { file: serve, find: 'turn.at_home = false;\n', replace: 'turn.at_home = false;\n      turn.grant = decision.futex;\n' },
+    { file: serve, find: 'open_of(held(entry.word.load()))', replace: 'open_of(turn.grant)' }),
   mutant('opened-before-the-bytes', 'a page that comes in is opened while its bytes are copied', pages,
     'if (was_open && content != 2) close_run(region, page, 1, kOpenNone);', 'if (content != 2) open_run(region, page, 1, kOpenRead);'),
   mutant('deferral-not-rung', 'who waits for a BUSY page is not told that it is free', directory,
