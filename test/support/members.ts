@@ -345,9 +345,15 @@ export async function startMembers(count: number, region?: { name?: string } & O
   return members;
 }
 
-afterEach('no member outlives its test', async function () {
-  const started = startedInTest;
+/** Ends every member that still lives: for programs that are no tests. */
+export async function endMembers(): Promise<void> {
   startedInTest = [];
+  await Promise.all([...living].map((member) => member.destroy()));
+}
+
+// Programs other than tests use members too, and end them themselves.
+if (typeof afterEach === 'function') afterEach('no member outlives its test', async function () {
+  const started = startedInTest;
   if (this.currentTest?.state === 'failed') {
     for (const member of started) {
       const { ended, stdout, stderr } = member;
@@ -355,7 +361,7 @@ afterEach('no member outlives its test', async function () {
       console.error(`      member ${member.name} (pid ${member.pid}): ${how}\n${indent(stdout)}${indent(stderr)}`);
     }
   }
-  await Promise.all([...living].map((member) => member.destroy()));
+  await endMembers();
 });
 
 function indent(text: string): string {
