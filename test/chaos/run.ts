@@ -13,7 +13,7 @@ import { seeded } from '../support/steps.js';
 import { CLEAR, makeBridge, type Bridge, type Weather } from './bridge.js';
 import { checkCounters, checkRegisters, checkSections, COUNTER_STEP, type Violation as Found } from './checker.js';
 import { FAULT_NAMES, faultsFor, isOneWay, type Fault, type FaultName } from './faults.js';
-import { addLines, emptyHistory, FULL_TRUST, readLines, type History, type Trust } from './history.js';
+import { addLines, emptyHistory, FULL_TRUST, readLines, type History, type Line, type Trust } from './history.js';
 import { makeLimits, type Limits } from './limits.js';
 import { install, LOCATIONS, LOCKS, PAGE_SIZE, PAGES, restorePages, settleLocks, stopWork, touch, work } from './workload.js';
 
@@ -37,6 +37,7 @@ export interface Report {
   seed: number;
   seconds: number;
   members: number;
+  together: boolean;
   rounds: number;
   weather: string;
   oneWay: string;
@@ -62,6 +63,10 @@ export interface RunOptions {
   ms: number;
   members: number;
   only?: readonly FaultName[];
+  /** As on one machine, where members see from each other's files who has died. Default: each as on a machine of its own. */
+  together?: boolean;
+  /** For tests of the checks: changes what a member has written down. */
+  forge?: (lines: Line[], member: string) => void;
   signal?: AbortSignal;
   progress?: (line: string) => void;
 }
@@ -116,12 +121,14 @@ class Run {
   private resets = 0;
   private round = 0;
   private weather: Weather = CLEAR;
+  /** The last victim that has been told that it is out. */
+  private toldTo: Member | undefined;
 
   constructor(private readonly options: RunOptions, private readonly bridge: Bridge, private readonly limits: Limits, private readonly directory: string) {
     this.random = seeded(options.seed);
     const { weather, oneWay, missing } = bridge.means;
     this.report = {
-      seed: options.seed, seconds: 0, members: options.members, rounds: 0,
+      seed: options.seed, seconds: 0, members: options.members, together: options.together ?? false, rounds: 0,
       weather: weather ?? 'none', oneWay: oneWay ?? 'none', memory: limits.means, leftOut: [...missing],
       operations: 0, sharedReads: 0, sections: 0, faults: {}, counts: {}, times: [], problems: [],
     };
@@ -185,10 +192,12 @@ class Run {
     const { bridge, directory } = this;
     const name = `m${index}.${++this.processes}`;
     const file = path.join(directory, `${name}.log`);
+    const machine = path.join(directory, this.options.together ? 'machine' : `machine-${index}`);
+    fs.mkdirSync(machine, { recursive: true });
     const member = await Member.start({
       cluster: `tcp://${bridge.addresses[0]}:7420`, name, netns: bridge.names[index], join: { insecure: true }, within: START_MS,
       // Two runs at once, or a user's own clusters, are not to meet.
-      env: { XDG_RUNTIME_DIR: directory, NODE_NO_WARNINGS: '1' },
+      env: { XDG_RUNTIME_DIR: machine, NODE_NO_WARNINGS: '1' },
     });
     await member.open('chaos', region, { within: START_MS });
     const { id } = await member.run(install, { file, locations: LOCATIONS, pageSize: PAGE_SIZE, locks: LOCKS, writer: index }, { within: START_MS });
@@ -230,8 +239,10 @@ class Run {
       const recovered = await this.recover(others);
       said += this.measured(fault, 'recovery', recovered.at - struck);
       losses = recovered.restored;
-      // Now and then the others have been at work for long before it comes back.
-      await this.pause(this.below(3) * 300);
+    }
+    if (outcome === 'ends' && !fault.kills && !fault.stops && this.below(2)) {
+      // It must find out by itself that it is alone; or, every other time, when it comes back to others who went on.
+      said += await this.victimTold(fault, victim, struck, 'alone');
     }
     const healed = now();
     if (fault.stops && outcome === 'ends') trust.zombieSince = healed;
@@ -267,7 +278,7 @@ class Run {
       this.seats = await Promise.all(seats.map((seat) => (seat === victim ? this.take(seat.index) : seat)));
       said += this.measured(fault, 'joined again', now() - begun);
     }
-    return said || 'went on';
+    return said.replace(/; $/, '') || 'went on';
   }
 
   /** The cluster ends with its registrar: everybody is told, and a new one begins. */
@@ -294,7 +305,7 @@ class Run {
     await this.newCluster();
     const { at } = await this.recover(this.seats);
     said += this.measured(fault, 'recovery', at - struck);
-    return said;
+    return said.replace(/; $/, '');
   }
 
   /** A member that is out of memory ends, or goes on when it may have more again. */
@@ -352,7 +363,14 @@ class Run {
     if ('gone' in ended) throw new Broken('every-fault-ends', `${victim.member.name}: ${ended.gone.message}`);
     this.orderly(victim, ended.code);
     if (fault.outcome === 'leaves') return '';
-    const { at } = (await victim.member.told('over', { within: DETECTION_MS })) as { at: number };
+    return this.victimTold(fault, victim, struck, 'back');
+  }
+
+  private async victimTold(fault: Fault, { member }: Seat, struck: number, when: 'alone' | 'back'): Promise<string> {
+    if (this.toldTo === member) return '';
+    this.toldTo = member;
+    const { code, at } = (await member.told('over', { within: DETECTION_MS })) as { code: string; at: number };
+    this.count(`${fault.name}: the victim was told ${code} ${when === 'alone' ? 'while it was cut off' : 'when it came back'}`);
     return this.measured(fault, 'victim told', at - struck);
   }
 
@@ -372,6 +390,7 @@ class Run {
     for (const seat of seats) {
       const { lines, next } = readLines(seat.file, seat.read);
       seat.read = next;
+      this.options.forge?.(lines, seat.member.name);
       addLines(history, seat.member.name, lines, trusts.get(seat) ?? FULL_TRUST);
     }
     const found = [...checkRegisters(history.accesses, initial), ...checkCounters(history.adds, initial), ...checkSections(history.sections, { deaths })];
