@@ -1,184 +1,185 @@
 import assert from 'node:assert/strict';
-import { setTimeout as delay } from 'node:timers/promises';
-import { build } from 'hdr-histogram-js';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import path from 'node:path';
 import { Member } from '../support/members.js';
-import { seeded } from '../support/steps.js';
 import { makeBridge, type Bridge } from './bridge.js';
-import { checkRegisters, type Access } from './checker.js';
+import type { FaultName } from './faults.js';
+import type { Line } from './history.js';
+import { makeLimits } from './limits.js';
+import { runChaos, type Report } from './run.js';
 
-const PAGE = 4096;
-const PAGES = 8;
-const OPERATIONS = 400;
-/** ms: after 2 s of silence a member is given up (docs/failure.md); the rest is for a busy machine. */
-const SURVIVOR_MS = 15_000;
-const FAULTS = ['none', 'kill', 'pause', 'stop', 'partition'] as const;
+/** Two rounds at least; the last one may begin just before the end. */
+const SHORT_MS = 12_000;
 
-interface Planned { page: number; write: number | null }
-interface Done { start: number; end: number; value: number; code?: string }
-
-async function startMember(bridge: Bridge, index: number, name: string): Promise<Member> {
-  const cluster = `tcp://${bridge.addresses[0]}:7420`;
-  const member = await Member.start({ cluster, name, netns: bridge.names[index], join: { insecure: true } });
-  await member.open('chaos', { size: PAGES * PAGE });
-  return member;
+/** What this suite has put on the machine, by names that say whose it is. */
+function remains(pid: number): string[] {
+  const list = (directory: string): string[] => (fs.existsSync(directory) ? fs.readdirSync(directory) : []);
+  return [
+    ...list('/run/netns').filter((name) => name.startsWith(`fltc-${pid}-`)),
+    ...['/sys/fs/cgroup', '/sys/fs/cgroup/memory'].flatMap(list).filter((name) => name.startsWith(`faultline-chaos-${pid}-`)),
+  ];
 }
 
-/** Carries out what was planned; each access has its own times, and its own error if it had one. */
-function work(member: Member, plan: Planned[]): Promise<Done[]> {
-  return member.run(async (state, given) => {
-    const cells = new Int32Array(state.region.buffer);
-    const done: { start: number; end: number; value: number; code?: string }[] = [];
-    const now = (): number => Number(process.hrtime.bigint());
-    state.tell('working');
-    for (const { page, write } of given) {
-      const start = now();
-      try {
-        const value = state.attempt(() => (write === null ? Atomics.load(cells, page * 1024) : Atomics.store(cells, page * 1024, write)));
-        done.push({ start, end: now(), value });
-      } catch (error) {
-        const { code } = error as { code?: string };
-        done.push({ start, end: now(), value: 0, code: code ?? String(error) });
-        if (code !== 'ERR_FAULTLINE_PAGE_LOST') break;
-      }
-      if (done.length % 5 === 0) await new Promise((resolve) => setImmediate(resolve));
+describe('chaos on real processes in network namespaces', function () {
+  this.timeout(120_000);
+
+  /** A run that can't be made here is skipped, and says why. */
+  async function chaos(test: Mocha.Context, only: FaultName[], ms: number, members: number, forge?: (lines: Line[], member: string) => void): Promise<Report> {
+    const report = await runChaos({ seed: 1, ms, members, only, forge });
+    if (typeof report === 'string') {
+      console.log(`      skipped: ${report}`);
+      return test.skip();
     }
-    return done;
-  }, plan, { within: SURVIVOR_MS });
-}
+    assert.deepEqual(remains(process.pid), []);
+    return report;
+  }
 
-describe('chaos on real processes in network namespaces', () => {
+  it('keeps every promise while members are killed, starved, stopped, cut off, and leave', async function () {
+    const report = await chaos(this, ['calm', 'kill', 'memory', 'stop', 'cut', 'mute', 'leave', 'pause'], SHORT_MS, 4);
+    assert.deepEqual(report.problems, []);
+    assert.ok(report.rounds >= 2 && report.sharedReads > 0 && report.sections > 0, JSON.stringify(report));
+    console.log(`      ${report.rounds} rounds, ${report.operations} accesses, ${report.sections} sections; ${JSON.stringify(report.faults)}${report.leftOut.length > 0 ? `; not here: ${report.leftOut.join('; ')}` : ''}`);
+  });
+
+  it('ends in order for everybody when the registrar is killed, and begins anew', async function () {
+    const report = await chaos(this, ['registrar-kill'], 1, 3);
+    assert.deepEqual(report.problems, []);
+    assert.deepEqual(report.times.map(({ measure, n }) => [measure, n]), [['detection', 2], ['recovery', 1]]);
+  });
+
+  it('is found out if one of its histories is forged', async function () {
+    let forged: Line | undefined;
+    const report = await chaos(this, ['calm'], 1, 3, (lines) => {
+      // What was last seen of some register is replaced by what was seen of it first, if that has changed.
+      const first = new Map<number, number>();
+      const plans = new Map(lines.filter((line) => line[0] === 'plan').map((line) => [line[1], line[3]]));
+      for (const line of lines) {
+        if (line[0] !== 'done') continue;
+        for (const [index, outcome] of line[2].entries()) {
+          const [kind, location] = plans.get(line[1])![index];
+          if (kind !== 'load' && kind !== 'read') continue;
+          const old = first.get(location);
+          if (old === undefined) first.set(location, outcome[2]);
+          else if (forged === undefined && old !== outcome[2]) {
+            outcome[2] = old;
+            forged = line;
+          }
+        }
+      }
+    });
+    fs.rmSync(report.logs ?? '', { recursive: true, force: true });
+    assert.ok(forged, 'nothing changed in this run');
+    assert.ok(report.problems.some(({ rule }) => rule === 'stale-read' || rule === 'order-of-reads'), JSON.stringify(report.problems));
+  });
+
+  it('leaves nothing behind when it is interrupted', async function () {
+    const main = spawn(process.execPath, [path.join(__dirname, 'main.js'), '--minutes', '1', '--members', '3', '--only', 'stop'], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const exited = once(main, 'exit') as Promise<[number | null]>;
+    let said = '';
+    for await (const text of main.stderr.setEncoding('utf8')) {
+      said += text as string;
+      if (said.includes('have joined') && !said.includes('interrupted')) main.kill('SIGINT');
+    }
+    const [code] = await exited;
+    if (code === 2 && said.startsWith("chaos can't be run here")) {
+      console.log(`      skipped: ${said.trim()}`);
+      return this.skip();
+    }
+    assert.equal(code, 130, said);
+    assert.deepEqual(remains(main.pid!), []);
+  });
+});
+
+describe('chaos: what is done to packets', () => {
   let bridge: Bridge | string;
-  // after() does not run when the run is interrupted; members end by themselves then, or are ended here if they are stopped.
-  const current: Member[] = [];
-  const remove = (): void => {
-    for (const member of current) if (!member.ended) process.kill(member.pid, 'SIGKILL');
-    if (typeof bridge !== 'string') bridge.remove();
-  };
-  const interrupted = (): void => {
-    remove();
-    process.exit(130);
-  };
-  before(() => {
-    process.prependListener('SIGINT', interrupted);
-    process.prependListener('SIGTERM', interrupted);
-    bridge = makeBridge(4);
-  });
-  after(() => {
-    process.off('SIGINT', interrupted);
-    process.off('SIGTERM', interrupted);
-    remove();
-  });
+  before(() => { bridge = makeBridge(2); });
+  after(() => { if (typeof bridge !== 'string') bridge.remove(); });
 
-  it('leaves every page a linearizable register, and every fault an end', async function () {
-    const seconds = Number(process.env.FAULTLINE_CHAOS_SECONDS ?? 30);
-    this.timeout(seconds * 1000 + 120_000);
+  /** Sends datagrams from the second member to the first, which sends them back: what comes, in the order of its coming. */
+  async function echoes(test: Mocha.Context, prepare: (bridge: Bridge) => void, count: number): Promise<number[]> {
     const network = bridge;
     if (typeof network === 'string') {
       console.log(`      skipped: ${network}`);
-      return this.skip();
+      return test.skip();
     }
-    const seed = Number(process.env.FAULTLINE_CHAOS_SEED ?? 1);
-    const random = seeded(seed);
-    const below = (n: number): number => Math.floor(random() * n);
-    const members = current;
-    members.push(await startMember(network, 0, 'm0'));
-    await members[0].run((state) => {
-      state.cluster.on('member-died', () => state.tell('died', Number(process.hrtime.bigint())));
-    });
-    const detection = Object.fromEntries((['kill', 'stop', 'partition'] as const).map((fault) => [fault, build()]));
-    for (let index = 1; index < 4; index++) members.push(await startMember(network, index, `m${index}`));
-    for (let index = 0; index < 4; index++) network.setWeather(index, { delay: below(3), loss: below(2), reorder: below(2) * 5 });
-    if (network.means.missing.length > 0) console.log(`      not there: ${network.means.missing.join('; ')}`);
-    const accesses: Access[] = [];
-    const incarnations = new Array<number>(PAGES).fill(0);
-    const counts: Record<string, number> = {};
-    const count = (what: string): void => { counts[what] = (counts[what] ?? 0) + 1; };
-    const until = performance.now() + seconds * 1000;
-    let values = 0;
-    for (let round = 0; performance.now() < until; round++) {
-      const fault = FAULTS[below(FAULTS.length)];
-      const victim = 1 + below(3);
-      count(fault);
-      const sent = Number(process.hrtime.bigint());
-      const plans = members.map(() => Array.from({ length: OPERATIONS }, (): Planned => ({ page: below(PAGES), write: below(2) ? ++values : null })));
-      const works = members.map((member, index) => work(member, plans[index]).then((done) => ({ done }), (failed: Error) => ({ failed })));
-      await Promise.all(members.map((member) => member.told('working')));
-      const pid = members[victim];
-      const struck = Number(process.hrtime.bigint());
-      if (fault === 'kill') await pid.kill('SIGKILL');
-      if (fault === 'pause' || fault === 'stop') {
-        await pid.kill('SIGSTOP');
-        await delay(fault === 'pause' ? 300 : 4000);
-        await pid.kill('SIGCONT');
+    const [echo, asker] = await Promise.all(network.names.map((netns) => Member.start({ netns, join: false, load: 'none' })));
+    await echo.run(async ({ require }, address) => {
+      const { createSocket } = require('node:dgram') as typeof import('node:dgram');
+      const socket = createSocket('udp4', (message, { port, address: from }) => socket.send(message, port, from));
+      await new Promise<void>((resolve) => socket.bind(5555, address, resolve));
+    }, network.addresses[0]);
+    prepare(network);
+    const came = await asker.run(async ({ require }, given) => {
+      const { createSocket } = require('node:dgram') as typeof import('node:dgram');
+      const came: number[] = [];
+      const socket = createSocket('udp4', (message) => came.push(message.readInt32LE()));
+      for (let sent = 0; sent < given.count; sent++) {
+        const message = Buffer.alloc(1000);
+        message.writeInt32LE(sent);
+        socket.send(message, 5555, given.address);
+        await new Promise((resolve) => setTimeout(resolve, 1));
       }
-      if (fault === 'partition') {
-        network.setLink(victim, 'down');
-        await delay(4000);
-        network.setLink(victim, 'up');
-      }
-      if (fault in detection) {
-        // A member that is not given up within the time of a step fails the run here.
-        const died = await members[0].told('died') as number;
-        detection[fault].recordValue(Math.max(0, Math.round((died - struck) / 1000)));
-      }
-      const outcomes = await Promise.all(works);
-      let gone = fault === 'kill';
-      outcomes.forEach((outcome, index) => {
-        const done = 'done' in outcome ? outcome.done : [];
-        const hurt = index === victim && (fault === 'kill' || fault === 'stop' || fault === 'partition');
-        if ('failed' in outcome && !hurt) throw outcome.failed;
-        const odd = done.find(({ code }) => code && code !== 'ERR_FAULTLINE_PAGE_LOST');
-        if (odd) {
-          assert.ok(hurt, `seed ${seed}, round ${round}, ${fault} of m${victim}: m${index} got ${odd.code}`);
-          assert.match(odd.code!, /EVICTED|CLUSTER_LOST/);
-        }
-        if ('failed' in outcome || odd) gone ||= index === victim;
-        plans[index].forEach(({ page, write }, nth) => {
-          const said = done[nth] as Done | undefined;
-          const location = page + PAGES * incarnations[page];
-          const member = `m${index}`;
-          if (said?.code === 'ERR_FAULTLINE_PAGE_LOST') count('accesses to lost pages');
-          // A write that nobody can vouch for may have happened at any time, or never.
-          if (write !== null) accesses.push({ member, location, kind: 'write', value: write, start: said?.start ?? sent, end: said && !said.code ? said.end : Infinity });
-          else if (said && !said.code) accesses.push({ member, location, kind: 'read', value: said.value, start: said.start, end: said.end });
-        });
-      });
-      if (fault === 'stop' || fault === 'partition') {
-        // It may have finished its work before it was given up: it goes, and comes back as somebody else.
-        gone = true;
-      }
-      if (gone) {
-        await members[victim].destroy();
-        members[victim] = await startMember(network, victim, `m${victim}-${round}`);
-        count('joined again');
-      }
-      const restored = await members[0].run(async ({ region, attempt }, pages) => {
-        const lost: number[] = [];
-        for (let page = 0; page < pages; page++) {
-          try {
-            attempt(() => Atomics.load(new Int32Array(region.buffer), page * 1024));
-          } catch (error) {
-            if ((error as { code?: string }).code !== 'ERR_FAULTLINE_PAGE_LOST') throw error;
-            lost.push(page);
-            await region.restore(page * 4096, new Uint8Array(4096));
-          }
-        }
-        return lost;
-      }, PAGES);
-      for (const page of restored) {
-        incarnations[page]++;
-        count('pages restored');
-      }
-    }
-    console.log(`      seed ${seed}: ${accesses.length} accesses; ${JSON.stringify(counts)}`);
-    for (const [fault, times] of Object.entries(detection)) {
-      if (times.totalCount === 0) continue;
-      const ms = (us: number): string => (us / 1000).toFixed(1);
-      console.log(`      detection of ${fault}, ms: n ${times.totalCount}, p50 ${ms(times.getValueAtPercentile(50))}, p99 ${ms(times.getValueAtPercentile(99))}, max ${ms(times.maxValue)}`);
-    }
-    const writers = new Map(accesses.filter(({ kind }) => kind === 'write').map(({ value, member }) => [value, member]));
-    assert.ok(accesses.some(({ kind, value, member }) => kind === 'read' && value !== 0 && writers.get(value) !== member), 'nobody ever read what another wrote');
-    const violations = checkRegisters(accesses);
-    assert.deepEqual(violations.slice(0, 5), [], `seed ${seed}: ${violations.length} violations`);
+      // What has not come by then is late enough to count as lost.
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return came;
+    }, { count, address: network.addresses[0] });
+    await Promise.all([echo.destroy(), asker.destroy()]);
+    return came;
+  }
+
+  it('nothing by default', async function () {
+    assert.equal((await echoes(this, () => undefined, 100)).length, 100);
   });
+
+  for (const direction of ['mute', 'deaf'] as const) {
+    it(`all are lost in one direction (${direction}) until it is healed`, async function () {
+      const lost = await echoes(this, (network) => {
+        if (network.means.oneWay === null) this.skip();
+        network.cut(1, direction);
+      }, 50);
+      assert.deepEqual(lost, []);
+      const back = await echoes(this, (network) => network.heal(1), 50);
+      assert.equal(back.length, 50);
+    });
+  }
+
+  it('some are lost, and some overtaken', async function () {
+    const came = await echoes(this, (network) => {
+      if (network.means.weather === null) this.skip();
+      network.setWeather(1, { delay: 3, loss: 20, reorder: 25 });
+    }, 400);
+    assert.ok(came.length > 200 && came.length < 390, `${came.length} of 400 came`);
+    assert.ok(came.some((number, index) => index > 0 && number < came[index - 1]), 'all came in the order of sending');
+  });
+});
+
+describe('chaos: limits of memory', () => {
+  for (const means of [undefined, 'rlimit'] as const) {
+    it(`a process that goes beyond its limit is killed, or gets an error (${means ?? 'the best there is here'})`, async () => {
+      const limits = makeLimits(means);
+      console.log(`      by ${limits.means}`);
+      const member = await Member.start({ join: false, load: 'none' });
+      try {
+        const hoard = (bytes: number): Promise<string> => member.run((_, wanted) => {
+          const ballast: Buffer[] = [];
+          while (ballast.length << 20 < wanted) ballast.push(Buffer.alloc(1 << 20, 1));
+          return 'all of it';
+        }, bytes).catch(({ code, message }: { code?: string; message: string }) => code ?? message);
+        limits.limit(member.pid, 32 << 20);
+        limits.lift(member.pid);
+        assert.equal(await hoard(64 << 20), 'all of it');
+        limits.limit(member.pid, 32 << 20);
+        const came = await hoard(256 << 20);
+        // Node.js ends itself where it can't go on without memory, and throws where it can.
+        assert.match(came, /ERR_MEMBER_EXITED|ERR_MEMORY_ALLOCATION_FAILED|allocation failed/i);
+        if (limits.means !== 'rlimit') assert.equal((await member.exit()).signal, 'SIGKILL');
+      } finally {
+        await member.destroy();
+        limits.remove();
+      }
+      assert.ok(!remains(process.pid).some((name) => name.startsWith('faultline-chaos')));
+    });
+  }
 });

@@ -77,7 +77,7 @@ function byGroup(): Limits | undefined {
       means: `cgroup v${version}`,
       limit(pid, bytes) {
         const group = directory(pid);
-        fs.mkdirSync(group);
+        fs.mkdirSync(group, { recursive: true });
         // What the process has already stays on its old group's account.
         fs.writeFileSync(path.join(group, 'cgroup.procs'), String(pid));
         const used = Number(fs.readFileSync(path.join(group, version === 1 ? 'memory.usage_in_bytes' : 'memory.current'), 'utf8'));

@@ -45,7 +45,8 @@ async function main(): Promise<number> {
   } catch (error) {
     if (!stop.signal.aborted) throw error;
     console.error('interrupted: what had been started is gone; nothing is said about what was run');
-    return 130;
+    // Timers of what was under way would keep this process for a while.
+    process.exit(130);
   }
   if (typeof report === 'string') {
     console.error(`chaos can't be run here: ${report}`);

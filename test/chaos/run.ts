@@ -60,6 +60,7 @@ export interface Report {
 
 export interface RunOptions {
   seed: number;
+  /** The last round begins before this time is over; one there is always. */
   ms: number;
   members: number;
   only?: readonly FaultName[];
@@ -85,22 +86,23 @@ const describe = (weather: Weather): string => `delay ${weather.delay} ms, loss 
 
 /** @returns why it can't be done here, as text, if it can't. Rejects with the signal's reason if it is aborted. */
 export async function runChaos(options: RunOptions): Promise<Report | string> {
+  options.signal?.throwIfAborted();
   const bridge = makeBridge(options.members);
   if (typeof bridge === 'string') return bridge;
   const limits = makeLimits();
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'faultline-chaos-'));
   const run = new Run(options, bridge, limits, directory);
-  // Whatever waits for a member goes on, with an error, when that ends.
-  const interrupt = (): void => void endMembers();
+  let interrupt!: () => void;
+  // What waits for something that a member tells would wait on until its time is over.
+  const interrupted = new Promise<never>((_, reject) => { interrupt = () => reject(options.signal!.reason); });
   options.signal?.addEventListener('abort', interrupt, { once: true });
   let keep = false;
   try {
-    const report = await run.whole();
+    const whole = run.whole();
+    whole.catch(() => undefined);
+    const report = await Promise.race([whole, interrupted]);
     keep = report.problems.length > 0;
     return report;
-  } catch (error) {
-    options.signal?.throwIfAborted();
-    throw error;
   } finally {
     options.signal?.removeEventListener('abort', interrupt);
     await endMembers();
@@ -148,8 +150,9 @@ class Run {
     let fault: Fault = faults[0];
     try {
       await this.newCluster();
+      options.progress?.(`${options.members} members have joined`);
       let deck: Fault[] = [];
-      while (performance.now() < end) {
+      do {
         // Each kind once, then each once more in another order.
         if (deck.length === 0) deck = this.shuffled(faults);
         fault = deck.pop()!;
@@ -158,8 +161,7 @@ class Run {
         report.rounds++;
         report.faults[fault.name] = (report.faults[fault.name] ?? 0) + 1;
         options.progress?.(`${Math.round((performance.now() - begun) / 1000)} s, round ${this.round}: ${fault.name} (${describe(this.weather)}): ${found}; ${report.operations} accesses`);
-        if (report.problems.length > 0) break;
-      }
+      } while (performance.now() < end && report.problems.length === 0);
     } catch (error) {
       options.signal?.throwIfAborted();
       report.problems.push({ rule: error instanceof Broken ? error.rule : 'the run failed', round: this.round, fault: fault.name, message: this.words(error as Error) });
@@ -168,9 +170,11 @@ class Run {
     }
     report.seconds = (performance.now() - begun) / 1000;
     const ms = (us: number): number => Math.round(us / 100) / 10;
+    // The histogram's percentiles are rounded up to its resolution, its maximum is not.
+    const at = (values: Histogram, percentile: number): number => ms(Math.min(values.getValueAtPercentile(percentile), values.maxValue));
     for (const { name } of faultsFor(FAULT_NAMES)) {
       for (const { fault: of, measure, values } of this.histograms.values()) {
-        if (of === name) report.times.push({ fault: of, measure, n: values.totalCount, p50: ms(values.getValueAtPercentile(50)), p99: ms(values.getValueAtPercentile(99)), max: ms(values.maxValue) });
+        if (of === name) report.times.push({ fault: of, measure, n: values.totalCount, p50: at(values, 50), p99: at(values, 99), max: ms(values.maxValue) });
       }
     }
     if (report.problems.length > 0) report.logs = this.directory;
@@ -180,9 +184,10 @@ class Run {
   // ---- members ------------------------------------------------------------------------------------------------------
 
   private async newCluster(): Promise<void> {
-    const seats: Seat[] = [];
     const placement = this.below(2) ? 'creator' : 'spread';
-    for (let index = 0; index < this.options.members; index++) seats.push(await this.take(index, index === 0 ? { size: PAGES * PAGE_SIZE, placement } : undefined));
+    const first = await this.take(0, { size: PAGES * PAGE_SIZE, placement });
+    const rest = Array.from({ length: this.options.members - 1 }, (_, index) => this.take(index + 1));
+    const seats = [first, ...await Promise.all(rest)];
     this.seats = seats;
     this.initial = new Map();
   }
@@ -232,7 +237,12 @@ class Run {
       const deaths = await Promise.all(others.map((seat) => this.deathOf(victim, seat)));
       said = this.measured(fault, 'detection', Math.max(...deaths) - struck);
       trust.struck = struck;
-    } else if (outcome === 'stays' && fault.outcome !== 'either') {
+    }
+    let looking: ReturnType<Run['recover']> | undefined;
+    if (outcome === 'stays' && fault.outcome !== 'either') {
+      looking = this.recover(others);
+      // It may fail before anybody waits for it.
+      looking.catch(() => undefined);
       await this.pause(fault.span);
     }
     if (outcome !== 'stays') {
@@ -247,7 +257,12 @@ class Run {
     const healed = now();
     if (fault.stops && outcome === 'ends') trust.zombieSince = healed;
     await fault.heal(victim.member, victim.index, tools);
-    if (outcome === 'stays') await this.pause(500);
+    if (looking) {
+      const recovered = await looking;
+      said += this.measured(fault, 'recovery', recovered.at - struck);
+      losses += recovered.restored;
+      await this.pause(500);
+    }
 
     await Promise.all(others.map(({ member }) => member.run(stopWork)));
     for (const seat of others) this.unhurt(seat, await works.get(seat)!);
