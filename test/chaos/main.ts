@@ -1,86 +1,76 @@
 /**
- * Chaos on real members: see docs/chaos.md.
+ * Chaos on real members in network namespaces: see docs/chaos.md.
  *
- *   npm run chaos -- [--seed N] [--minutes T] [--members M] [--only FAULT...] [--json FILE]
+ *   npm run chaos -- [--seed N] [--minutes T] [--members M] [--together] [--only FAULT...] [--json [FILE]]
  *
- * Ends with 0 if nothing was wrong, 1 if something was, 2 if it can't be run here, 130 after an interrupt.
+ * Ends with 0 if every promise was kept, 1 if one was broken, 2 if it can't be done here or the run itself failed, 130
+ * after an interrupt.
  */
 import { writeFileSync } from 'node:fs';
-import Table from 'cli-table3';
-import { Command, InvalidArgumentError } from 'commander';
-import { type Fault, FAULTS, NotHere, type Result, runChaos, type Times } from './runner.js';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { FAULT_NAMES, faultsFor, type FaultName } from './faults.js';
+import { runChaos, LEAST_MEMBERS, MOST_MEMBERS, type Report } from './run.js';
+import { timesTable } from './table.js';
 
-const number = (least: number, most: number) => (text: string): number => {
-  const value = Number(text);
-  if (text.trim() === '' || !(value >= least && value <= most)) throw new InvalidArgumentError(`a number from ${least} to ${most}`);
-  return value;
-};
+interface Options { seed: number; minutes: number; members: number; together?: boolean; only?: FaultName[]; json?: string | true }
+
 const whole = (least: number, most: number) => (text: string): number => {
-  const value = number(least, most)(text);
-  if (!Number.isInteger(value)) throw new InvalidArgumentError('a whole number');
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < least || value > most) throw new InvalidArgumentError(`a whole number from ${least} to ${most}`);
   return value;
-};
-const kind = (text: string, before: Fault[] = []): Fault[] => {
-  const found = FAULTS.find((fault) => fault === text.replaceAll('-', ' '));
-  if (found === undefined) throw new InvalidArgumentError(`there are ${FAULTS.map((fault) => fault.replaceAll(' ', '-')).join(', ')}`);
-  return [...before, found];
 };
 
 const program = new Command('chaos')
-  .description('Members in network namespaces are killed, stopped, cut off and starved while they work; what they saw is checked. Needs root')
-  .option('--seed <n>', 'what is planned', whole(0, 2 ** 32 - 1), 1)
-  .option('--minutes <t>', 'for so long', number(0.05, 24 * 60), 1)
-  .option('--members <m>', 'processes', whole(2, 32), 4)
-  .option('--only <faults...>', 'only these kinds', kind)
-  .option('--json <file>', 'also write the figures there');
+  .description('Members in network namespaces that are killed, stopped, starved and cut off while they work, and a check of all that they did. Needs root, ip and tc')
+  .option('--seed <n>', 'decides what is done to whom in which order; not what comes of it', whole(0, 2 ** 31), 1)
+  .option('--minutes <t>', 'the last round begins before that time is over', (text) => {
+    const value = Number(text);
+    if (!(value > 0 && value <= 1440)) throw new InvalidArgumentError('a number of minutes, at most 1440');
+    return value;
+  }, 5)
+  .option('--members <m>', `from ${LEAST_MEMBERS} to ${MOST_MEMBERS}`, whole(LEAST_MEMBERS, MOST_MEMBERS), 4)
+  .option('--together', 'as on one machine, where members see from files who has died (default: each as on a machine of its own)')
+  .addOption(new Option('--only <faults...>', 'only these kinds of faults').choices(FAULT_NAMES))
+  .option('--json [file]', 'also write the figures there; without a file: print them, and no table')
+  .addHelpText('after', `\nFaults:\n${faultsFor(FAULT_NAMES).map(({ name, what, victim }) => `  ${name.padEnd(16)} ${victim === 'nobody' ? '' : `a ${victim}: `}${what}`).join('\n')}`);
 
 async function main(): Promise<number> {
-  const { minutes, only, json, ...rest } = program.parse().opts<{ seed: number; minutes: number; members: number; only?: Fault[]; json?: string }>();
+  const options = program.parse().opts<Options>();
   const stop = new AbortController();
   const interrupt = (): void => stop.abort(new Error('interrupted'));
-  process.once('SIGINT', interrupt).once('SIGTERM', interrupt);
+  process.on('SIGINT', interrupt).on('SIGTERM', interrupt).on('SIGHUP', interrupt);
+  let report: Report | string;
   try {
-    const result = await runChaos({ ...rest, seconds: minutes * 60, faults: only, signal: stop.signal, progress });
-    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
-    console.log(report(result));
-    if (json !== undefined) writeFileSync(json, `${JSON.stringify(result, null, 1)}\n`);
-    return result.violations.length > 0 ? 1 : 0;
+    report = await runChaos({ ...options, ms: options.minutes * 60_000, signal: stop.signal, progress: (line) => process.stderr.write(`${line}\n`) });
   } catch (error) {
-    if (stop.signal.aborted) {
-      console.error('interrupted: nothing is said about what was run');
-      return 130;
-    }
-    if (!(error instanceof NotHere)) throw error;
-    console.error(`can't be run here: ${error.message}`);
+    if (!stop.signal.aborted) throw error;
+    console.error('interrupted: what had been started is gone; nothing is said about what was run');
+    // Timers of what was under way would keep this process for a while.
+    process.exit(130);
+  }
+  if (typeof report === 'string') {
+    console.error(`chaos can't be run here: ${report}`);
     return 2;
   }
+  if (typeof options.json === 'string') writeFileSync(options.json, `${JSON.stringify(report, null, 1)}\n`);
+  if (options.json === true) console.log(JSON.stringify(report, null, 1));
+  else tell(report);
+  return report.problems.length > 0 ? 1 : 0;
 }
 
-function progress(line: string): void {
-  process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${line}` : `${line}\n`);
+function tell(report: Report): void {
+  const { seed, seconds, members, together, rounds, weather, oneWay, memory, leftOut, operations, sharedReads, sections, faults, counts, problems, logs } = report;
+  const list = (numbers: Record<string, number>): string => Object.entries(numbers).map(([name, count]) => `${name} ${count}`).join(', ');
+  console.log(timesTable(report));
+  console.log(`seed ${seed}, ${members} members${together ? ' as on one machine' : ', each as on a machine of its own'}, ${rounds} rounds in ${Math.round(seconds)} s: ${list(faults)}`);
+  console.log(`packets by ${weather}, one way by ${oneWay}, memory by ${memory}${leftOut.length > 0 ? `; not here: ${leftOut.join('; ')}` : ''}`);
+  console.log(`${operations} accesses, ${sharedReads} reads of what another member had written, ${sections} sections under a lock`);
+  if (Object.keys(counts).length > 0) console.log(`also: ${list(counts)}`);
+  for (const { rule, round, fault, message } of problems) console.log(`BROKEN: ${rule}, in round ${round} (${fault}): ${message}`);
+  console.log(problems.length === 0 ? 'nothing is broken' : `the histories are in ${logs}`);
 }
 
-export function report(result: Result): string {
-  const table = new Table({ head: ['ms', 'rounds', 'given up: n', 'p50', 'p99', 'max', 'longest access: n', 'p50', 'p99', 'max'], style: { head: [], border: [], compact: true }, colAligns: ['left', ...Array<'right'>(9).fill('right')] });
-  const ms = (us: number): string => (us / 1000).toFixed(us < 10_000 ? 1 : 0);
-  const columns = (times: Times | undefined): string[] => (times === undefined ? ['', '', '', ''] : [String(times.n), ms(times.p50), ms(times.p99), ms(times.max)]);
-  for (const fault of FAULTS) {
-    const rounds = result.counts[`rounds: ${fault}`];
-    if (rounds !== undefined) table.push([fault, String(rounds), ...columns(result.detection[fault]), ...columns(result.stall[fault])]);
-  }
-  const counts = Object.entries(result.counts).filter(([what]) => !what.startsWith('rounds')).map(([what, count]) => `${what}: ${count}`);
-  return [
-    table.toString(),
-    `${result.accesses} accesses of ${result.members} members in ${result.rounds} rounds, ${result.seconds.toFixed(0)} s (seed ${result.seed}); ${counts.join('; ')}`,
-    ...result.without.map((what) => `without ${what}`),
-    ...result.violations.slice(0, 10),
-    `violations: ${result.violations.length}`,
-  ].join('\n');
-}
-
-if (require.main === module) {
-  main().then((code) => { process.exitCode = code; }, (error: Error) => {
-    console.error(error.stack);
-    process.exitCode = 1;
-  });
-}
+main().then((code) => { process.exitCode = code; }, (error: Error) => {
+  console.error(error.stack);
+  process.exitCode = 2;
+});

@@ -345,15 +345,15 @@ export async function startMembers(count: number, region?: { name?: string } & O
   return members;
 }
 
-/** Ends every member that this process has started and that still lives. */
-export async function destroyMembers(): Promise<void> {
+/** Ends every member that still lives: for programs that are no tests. */
+export async function endMembers(): Promise<void> {
+  startedInTest = [];
   await Promise.all([...living].map((member) => member.destroy()));
 }
 
-// Chaos runs also outside of mocha.
+// Programs other than tests use members too, and end them themselves.
 if (typeof afterEach === 'function') afterEach('no member outlives its test', async function () {
   const started = startedInTest;
-  startedInTest = [];
   if (this.currentTest?.state === 'failed') {
     for (const member of started) {
       const { ended, stdout, stderr } = member;
@@ -361,7 +361,7 @@ if (typeof afterEach === 'function') afterEach('no member outlives its test', as
       console.error(`      member ${member.name} (pid ${member.pid}): ${how}\n${indent(stdout)}${indent(stderr)}`);
     }
   }
-  await destroyMembers();
+  await endMembers();
 });
 
 function indent(text: string): string {
