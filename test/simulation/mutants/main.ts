@@ -33,6 +33,11 @@ export async function hunt(mutant: Mutant, most: number): Promise<Result> {
   try {
     await make(mutant, folder);
     const result = await run(folder, most);
+    // What the product itself breaks with this seed is no finding of the mutant's.
+    if (result.invariant !== null && result.invariant !== 'assertion') {
+      const control = await run(root, 1, result.seeds);
+      if (control.invariant !== null) throw new Error(`seed ${result.seeds} breaks ${control.invariant} without any mutant: ${control.message}`);
+    }
     if (result.invariant === null && mutant.edits.some(({ file }) => file === WORDS) && !(await passesExhaustiveTest(folder))) result.invariant = 'exhaustive test of the words';
     return { mutant, ...result, seconds: (Date.now() - begun) / 1000 };
   } finally {
@@ -85,7 +90,7 @@ async function passesExhaustiveTest(folder: string): Promise<boolean> {
   return promisify(execFile)(path.join(folder, tests, 'directory_test'), { maxBuffer: 1 << 24, timeout: BATCH_TIME }).then(() => true, () => false);
 }
 
-function run(folder: string, most: number): Promise<{ seeds: number; invariant: string | null; message: string }> {
+function run(folder: string, most: number, from = 1): Promise<{ seeds: number; invariant: string | null; message: string }> {
   return new Promise((resolve, reject) => {
     const child = fork(path.join(folder, 'dist', 'test', 'simulation', 'worker.js'), { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] });
     let said = '';
@@ -100,7 +105,7 @@ function run(folder: string, most: number): Promise<{ seeds: number; invariant: 
     };
     const go = (): void => {
       timer = setTimeout(() => end({ seeds: seeds + BATCH, invariant: 'every-fault-ends', message: 'a run did not end' }), BATCH_TIME);
-      child.send({ first: seeds + 1, count: BATCH } satisfies Order);
+      child.send({ first: from + seeds, count: Math.min(BATCH, most - seeds) } satisfies Order);
     };
     child.on('message', ({ failures }: Report) => {
       clearTimeout(timer);
