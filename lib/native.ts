@@ -315,8 +315,8 @@ export interface Native {
   zero(region: number, offset: number, length: number): void;
   /** Atomic load of an int32 through the service view. */
   load32(region: number, byteOffset: number): number;
-  /** Finds pages that are exclusive at `slot` (a dead member's) from page `first` on, examining at most `limit` touched pages: marks them Lost in the directory if no live copy is in the copyset, and takes the slot out of copysets. [runs written to out as (first,count) pairs, nextPage or -1]. */
-  sweep(region: number, first: number, limit: number, slot: number, out: Float64Array): [number, number];
+  /** A dead member's slot is taken out of the copysets of the run; pages that are exclusive there, and that nobody has a copy of, become Lost. [runs of them written to out as (first, count) pairs, nextPage]: again from nextPage while it is before the end. */
+  sweep(region: number, first: number, count: number, slot: number, out: Float64Array): [number, number];
   /** Directory words of touched pages in the run, as DIRECTORY_RECORDs; returns [records, nextPage] as holdings does. Untouched (idle, version 0, no copies) pages are left out, unless their bytes in the memfd are not a hole. */
   directoryRecords(region: number, first: number, count: number, out: Float64Array): [number, number];
 }

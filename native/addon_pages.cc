@@ -583,27 +583,25 @@ Napi::Value load32(const Napi::CallbackInfo& info) {
 
 // (region, first, limit, slot, out)
 Napi::Value sweep(const Napi::CallbackInfo& info) {
-  Arguments arguments(info);
-  Region* region = arguments.region(0);
-  const uint64_t first = arguments.number(1);
-  const uint64_t limit = arguments.number(2);
-  const auto slot = static_cast<uint32_t>(arguments.number(3, 1022));
+  RunCall call(info);
+  const auto slot = static_cast<uint32_t>(call.arguments.number(3, 1022));
   size_t length = 0;
-  double* out = arguments.doubles(4, 2, length);
-  if (!arguments.ok) return arguments.env.Undefined();
+  double* out = call.arguments.doubles(4, 2, length);
+  if (!call.ok()) return call.undefined();
+  Region& region = *call.region;
   const size_t most = length / 2;
   size_t runs = 0;
-  uint64_t examined = 0;
   // The coarse bit stands for others, too.
   const uint64_t bit = slot < 63 ? uint64_t{1} << slot : 0;
-  uint64_t page = first;
-  while (page < region->page_count && examined < limit) {
-    const uint64_t extent = region->extent_of(page);
-    if (!(region->touched[extent].load() & kDirectoryTouched) || region->homed[extent].load() != kHomed) {
-      page = (extent + 1) * region->extent_pages;
+  uint64_t page = call.first;
+  const uint64_t end_page = call.first + call.count;
+  while (page < end_page) {
+    const uint64_t extent = region.extent_of(page);
+    if (!(region.touched[extent].load() & kDirectoryTouched)) {
+      page = (extent + 1) * region.extent_pages;
       continue;
     }
-    DirectoryEntry& entry = region->directory[page];
+    DirectoryEntry& entry = region.directory[page];
     const uint64_t word = entry.word.load();
     if (entry.copyset.load() & bit) entry.copyset.fetch_and(~bit);
     if (state_of(word) == kOwned && owner_of(word) == slot && entry.copyset.load() == 0) {
@@ -618,9 +616,8 @@ Napi::Value sweep(const Napi::CallbackInfo& info) {
       end(entry, kGone, 0, version_of(word), 0, word & kTxn);
     }
     page++;
-    examined++;
   }
-  return pair(arguments.env, runs, page < region->page_count ? static_cast<double>(page) : -1);
+  return pair(call.arguments.env, runs, static_cast<double>(std::min(page, end_page)));
 }
 
 // Records: first, count, state, owner, version, copyset low, copyset high.

@@ -355,8 +355,13 @@ bool lose(PageEntry& page, uint32_t member, uint32_t epoch, After& result) {
   for (;;) {
     result = {};
     if (word & kBusy) return false;
-    // A valid copy here is not lost, whatever happened elsewhere.
-    if (allows(held(word)) != 0 && !(word & kPendMask)) return true;
+    // A valid copy here is not lost, whatever happened elsewhere. Who wants more of it asks again.
+    if (allows(held(word)) != 0) {
+      if (!(word & kPendMask) || (word & kLane)) return true;
+      const uint64_t next = settled(word, result) & ~(kPendMask | kPoison);
+      if (page.word.compare_exchange_weak(word, next)) return true;
+      continue;
+    }
     page.loss_member.store(member);
     page.loss_epoch.store(epoch);
     uint64_t next = settled(word, result);

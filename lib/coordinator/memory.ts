@@ -44,7 +44,7 @@ export class NativeRegionMemory implements RegionMemory {
   writePages(first: number, count: number, bytes: Uint8Array, byteOffset: number): void { native.writePages(this.handle, first, count, bytes, byteOffset); }
   zero(offset: number, length: number): void { native.zero(this.handle, offset, length); }
   load32(byteOffset: number): number { return native.load32(this.handle, byteOffset); }
-  sweep(first: number, limit: number, slot: number, out: Float64Array): [number, number] { return native.sweep(this.handle, first, limit, slot, out); }
+  sweep(first: number, count: number, slot: number, out: Float64Array): [number, number] { return native.sweep(this.handle, first, count, slot, out); }
   directoryRecords(first: number, count: number, out: Float64Array): [number, number] { return native.directoryRecords(this.handle, first, count, out); }
 
   closeGate(drained: () => void): void {

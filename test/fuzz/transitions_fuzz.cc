@@ -293,11 +293,11 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
     case 7: step_name = "abandon"; return settle(w, abandon(w.page));
     case 8: {
       step_name = "lose";
-      // Losses are told of pages of which nobody has a copy: see docs/transitions.md.
-      if (allows(held(w.page.word.load())) != 0) return;
+      const bool valid = allows(held(w.page.word.load())) != 0;
       After result;
       if (!lose(w.page, 3, 4, result)) return;
-      if (w.lane != kNone) w.voided = true;
+      require(valid == (held(w.page.word.load()) != kLost), w, "what is valid is not lost");
+      if (w.lane != kNone && !valid) w.voided = true;
       return settle(w, result);
     }
     case 9: step_name = "find"; return settle(w, find(w.page));

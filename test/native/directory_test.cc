@@ -156,7 +156,7 @@ void every_word() {
       hold(!(page.word & kUnacked), "an acknowledgement ends UNACKED");
       start();
       After after{};
-      if (lose(page, 1, 2, after)) hold(!busy && (held(page.word) == kLost || (allows(held(word)) != 0 && !(word & kPendMask))), "a valid copy is not lost");
+      if (lose(page, 1, 2, after)) hold(!busy && !(page.word & kPendMask) && held(page.word) == (allows(held(word)) != 0 ? held(word) : uint32_t{kLost}), "what is valid is not lost, and all else is; a claim ends");
       else hold(busy && page.word == word, "losing waits for BUSY");
       start();
       after = abandon(page);

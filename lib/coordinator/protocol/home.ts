@@ -211,9 +211,11 @@ export class Home {
     }
     const found = new Float64Array(2 * 512);
     for (const service of this.services) {
-      if (service.status === 'handed') continue;
-      for (let page = service.first; page >= 0 && page < service.first + service.count; ) {
-        const [runs, next] = this.memory.sweep(page, 4096, slot, found);
+      // Also what is being handed over, and perhaps more than once: somebody else may get the slot meanwhile.
+      if (service.status !== 'open' && service.status !== 'draining') continue;
+      const end = service.first + service.count;
+      for (let page = service.first; page < end; ) {
+        const [runs, next] = this.memory.sweep(page, end - page, slot, found);
         for (let i = 0; i < runs; i++) {
           this.losses.set(found[2 * i], found[2 * i + 1], loss);
           lost.push([found[2 * i], found[2 * i + 1]]);
@@ -231,6 +233,8 @@ export class Home {
 
   /** Tells everybody that these pages are gone, and this process's handles. */
   announceLost(runs: [number, number][], loss: Loss): void {
+    // In the order of deciding: an answer from before must not come after what it says is out of date.
+    this.outbox.flush();
     const flat = runs.flat();
     for (const member of this.view.others()) {
       this.network.send(member, { type: 'lost', region: this.info.id, generation: 0, runs: flat, member: loss.member, epoch: loss.epoch });
@@ -239,6 +243,7 @@ export class Home {
   }
 
   announceFound(runs: [number, number][]): void {
+    this.outbox.flush();
     const flat = runs.flat();
     for (const member of this.view.others()) this.network.send(member, { type: 'found', region: this.info.id, generation: 0, runs: flat });
     for (const [first, count] of runs) this.memory.find(first, count);
@@ -247,6 +252,7 @@ export class Home {
 
   /** Whatever others still keep of these pages, which were zeroed, is worth nothing. */
   announceDiscarded(runs: [number, number][]): void {
+    this.outbox.flush();
     for (const member of this.view.others()) this.network.send(member, { type: 'discarded', region: this.info.id, generation: 0, runs: runs.flat() });
   }
 

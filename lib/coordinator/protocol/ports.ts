@@ -58,7 +58,7 @@ export interface RegionMemory {
   writePages(first: number, count: number, bytes: Uint8Array, byteOffset: number): void;
   zero(offset: number, length: number): void;
   load32(byteOffset: number): number;
-  sweep(first: number, limit: number, slot: number, out: Float64Array): [number, number];
+  sweep(first: number, count: number, slot: number, out: Float64Array): [number, number];
   directoryRecords(first: number, count: number, out: Float64Array): [number, number];
   /** Shuts out the handlers' home transitions while homes change; calls back when none is inside. */
   closeGate(drained: () => void): void;
