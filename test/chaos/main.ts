@@ -39,6 +39,8 @@ async function main(): Promise<number> {
   const stop = new AbortController();
   const interrupt = (): void => stop.abort(new Error('interrupted'));
   process.on('SIGINT', interrupt).on('SIGTERM', interrupt).on('SIGHUP', interrupt);
+  // As when it is piped into a program that has read enough.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', interrupt);
   let report: Report | string;
   try {
     report = await runChaos({ ...options, ms: options.minutes * 60_000, signal: stop.signal, progress: (line) => process.stderr.write(`${line}\n`) });

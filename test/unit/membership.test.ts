@@ -310,6 +310,18 @@ describe('membership', () => {
     assert.equal((await open(cluster)).session.self, 1);
   });
 
+  it('has left in order also if the news of that come later than the answer that it is not known any more', async () => {
+    const cluster = local();
+    const a = await open(cluster);
+    const b = await open(cluster);
+    await until(a, ({ members }) => members.length === 2);
+    // What comes to b's own socket is late, as on a network that loses packets; the answers to b's heartbeats are not.
+    await b.session.leave(async () => { (b.session as unknown as { received: () => void }).received = () => undefined; }, 20_000);
+    assert.equal(b.over, null);
+    assert.deepEqual(a.session.state.members.map(({ id }) => id), [a.session.self]);
+    assert.deepEqual(a.session.state.died, []);
+  });
+
   it('leaves nothing in the directory but what tells nobody anything', async () => {
     const cluster = local();
     const [a, b] = [await open(cluster), await open(cluster)];

@@ -53,6 +53,10 @@ export class EmbeddedSession implements Session {
   private readonly ticker: NodeJS.Timeout;
   private end: Error | null = null;
   private leaving = false;
+  /** All that this member had is with the others. */
+  private handedOver = false;
+  /** The others have let this member go. */
+  private isOut = false;
   private door: Listener | null = null;
 
   constructor(
@@ -100,13 +104,14 @@ export class EmbeddedSession implements Session {
     const deadline = this.host.now() + timeoutMs * 1000;
     this.leaving = true;
     const finished = await this.before(deadline, this.handOverPages(handOver));
+    this.handedOver = finished && this.end === null;
     // The membership is handed over even without the pages: the others must not lose the cluster, too.
     if (this.end === null) {
       if (this.registrar !== null) await this.registrar.handOver(finished, deadline);
       else await this.before(Math.max(deadline, this.host.now() + this.silence * 500), this.call('left', { finished }));
     }
-    if (this.end !== null) throw this.end;
-    this.finish(makeError('ERR_FAULTLINE_CLOSED', 'this member has left the cluster', { what: 'cluster' }));
+    if (this.end !== null && !this.isOut) throw this.end;
+    this.finish(hasLeft());
     if (!finished) throw makeError('ERR_FAULTLINE_TIMEOUT', `leaving the cluster took more than ${timeoutMs} ms; what was not handed over is lost`, { timeout: timeoutMs });
   }
 
@@ -342,6 +347,12 @@ export class EmbeddedSession implements Session {
   }
 
   private evicted(epoch: number): void {
+    // Whoever does not know this member any more has heard that it has left. Its answer to a heartbeat comes by another
+    // connection than the news of the new view, and may overtake it.
+    if (this.handedOver) {
+      this.isOut = true;
+      return this.finish(hasLeft());
+    }
     this.over(makeError('ERR_FAULTLINE_EVICTED', `the others gave up member ${this.self} of ${this.options.cluster} (epoch ${epoch}): it was silent for too long`, { cluster: this.options.cluster, member: this.self, epoch }));
   }
 
@@ -458,6 +469,10 @@ export class EmbeddedSession implements Session {
       clearTimeout(timer);
     }
   }
+}
+
+function hasLeft(): Error {
+  return makeError('ERR_FAULTLINE_CLOSED', 'this member has left the cluster', { what: 'cluster' });
 }
 
 /** What a member whose lease is over must still hear. */
