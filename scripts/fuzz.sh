@@ -2,15 +2,18 @@
 # Fuzzes what takes bytes from elsewhere: the native targets of test/fuzz with libFuzzer, and the wire formats with
 # fast-check. Everything that libFuzzer finds worth keeping stays in build/fuzz, so the next run goes on from there.
 #   npm run fuzz -- --seconds N    N seconds altogether (default 60)
+#   npm run fuzz -- --mutants      deliberate bugs in the native code, each alone: all have to be found
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'fuzz: %s\n' "$*" >&2; }
 seconds=60
+mutants=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --seconds) seconds="${2:-}"; shift 2 || true ;;
-    *) say "unknown option $1; usage: npm run fuzz -- --seconds N"; exit 2 ;;
+    --mutants) mutants=yes; shift ;;
+    *) say "unknown option $1; usage: npm run fuzz -- [--seconds N | --mutants]"; exit 2 ;;
   esac
 done
 if ! [[ "$seconds" =~ ^[1-9][0-9]*$ ]]; then say '--seconds takes a positive integer'; exit 2; fi
@@ -23,6 +26,10 @@ if ! echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned 
   | "${CLANGXX:-clang++}" -x c++ -fsanitize=fuzzer,address,undefined -o "$probe/probe" - >/dev/null 2>&1; then
   say "clang++ can't link libFuzzer and the sanitizers ($install)"
   exit 1
+fi
+if [ "$mutants" = yes ]; then
+  rm -rf "$probe"
+  exec test/fuzz/mutants.sh
 fi
 scripts/setup.sh
 make -s -C test/fuzz all

@@ -97,7 +97,8 @@ export class Clients {
       if (this.over !== null) throw this.over;
       answer = { id: request.id, value: (await this.handle(client, request, controller.signal)) ?? null };
     } catch (error) {
-      answer = { id: request.id, error: toWire(error) };
+      // What ended the coordinator says more than what that led to.
+      answer = { id: request.id, error: toWire(this.over ?? error) };
     }
     client.requests.delete(request.id);
     if (request.slot !== undefined) native.slotComplete(this.member, request.slot, JSON.stringify(answer));

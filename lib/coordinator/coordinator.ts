@@ -6,7 +6,8 @@
  * thread pool, nothing that needs the main thread.
  */
 import { writeSync } from 'node:fs';
-import { parentPort } from 'node:worker_threads';
+import { getHeapSpaceStatistics, getHeapStatistics } from 'node:v8';
+import { parentPort, resourceLimits } from 'node:worker_threads';
 import type { CoordinatorSettings, Started } from '../calls.js';
 import { FaultlineError, makeError, toWire } from '../errors.js';
 import { Down, native, Ring, RING_RECORD } from '../native.js';
@@ -31,6 +32,18 @@ const LEAVE = 60_000;
 const LAST_HAND_OVER = 3_000;
 /** How often silent peers are looked for, ms. */
 const TICK = 250;
+/**
+ * The share of its heap at which the coordinator ends. V8 ends a worker whose heap is full wherever it is, with receives
+ * pending, and that takes the whole process down: the rest is for ending in order before.
+ */
+const HEAP_SHARE = 0.8;
+/**
+ * Messages and requests between two looks at the heap, which take a few µs each. By count and not by time: a flood of
+ * either is delivered in one turn of the event loop, and timers wait.
+ */
+const LOOK_AT_HEAP = 256;
+
+const MEBI = 1 << 20;
 
 export class Coordinator {
   private readonly records = new Float64Array(BATCH * RING_RECORD);
@@ -44,12 +57,14 @@ export class Coordinator {
   private lanes: Lanes | null = null;
   private early: Envelope[] = [];
   private ticker: NodeJS.Timeout | null = null;
+  private arrivals = 0;
   private state: 'joining' | 'up' | 'leaving' | 'over' | 'stopped' = 'joining';
 
   /** member: its native side, made already. */
   constructor(private readonly settings: CoordinatorSettings, private readonly member: number) {
     native.memberAttach(this.member, () => this.wake());
     this.clients = new Clients(settings.key, this.member, (client, request, signal) => {
+      this.checkHeap();
       if (this.service === null || this.state === 'stopped') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
       if (this.state === 'leaving' && request.op !== 'detach') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
       return this.service.handle(client, request, signal);
@@ -68,6 +83,7 @@ export class Coordinator {
         message: (envelope) => this.receive(envelope),
         tell: () => undefined,
         over: (error) => this.over(error),
+        arrived: () => this.checkHeap(),
         renewed: () => { if (this.state === 'up') native.memberDown(this.member, Down.Up, ''); },
       },
       this.joining.signal,
@@ -116,11 +132,22 @@ export class Coordinator {
     // The worker's own process.stderr would need the main thread.
     writeSync(2, `faultline: the coordinator of ${this.settings.key} ended: ${error.stack ?? error.message}\n`);
     const wire = toWire(makeError('ERR_FAULTLINE_COORDINATOR', `the coordinator ended: ${error.message}`));
-    native.memberDown(this.member, Down.CoordinatorDied, '');
-    this.clients.fail(makeError(wire.code, wire.message));
+    // Before anybody's call fails by itself: whoever meets it can then say why.
     this.clients.notify({ event: 'over', error: wire });
+    native.memberDown(this.member, Down.CoordinatorDied, '');
     if (this.state === 'joining') this.post({ failed: wire });
+    // First the sockets: else each call that fails now would be withdrawn at the registrar, which hears of the end anyway.
     this.stop();
+    this.clients.fail(makeError(wire.code, wire.message));
+  }
+
+  /** For everything that arrives, since that is what makes it grow. */
+  private checkHeap(): void {
+    if (++this.arrivals % LOOK_AT_HEAP !== 0) return;
+    // What V8 gives up over is the old generation; its limit for both generations is what it tells.
+    const limit = getHeapStatistics().heap_size_limit - (resourceLimits.maxYoungGenerationSizeMb ?? 0) * MEBI;
+    const used = getHeapSpaceStatistics().reduce((sum, space) => sum + (space.space_name.startsWith('new_') ? 0 : space.space_used_size), 0);
+    if (used > HEAP_SHARE * limit) this.broken(makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `its heap of ${Math.round(limit / MEBI)} MiB is full (see --max-old-space-size)`));
   }
 
   // ---- what arrives -------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@
 //   open-held        a mapping is open no further than HELD allows
 //   pinned-held      what is pinned is not taken away
 //   pins, unresumed  are as many as there are pinners and counted threads
-//   no-lost-wakeup   who sleeps on the present value of a word sleeps for a BUSY stretch or a claim, whose end wakes
+//   no-lost-wakeup   who sleeps, or is about to on the present value of a word, does so for a BUSY stretch or a claim,
+//                    whose end wakes
 //   told-again       a coordinator that was deferred, and given no time after which to try again, is told: DEFER stays
 //                    until it rings
-//   poison           an answer that is installed is newer than what has been retired meanwhile
+//   poison           an answer that is installed is newer than what has been retired since it was claimed
 //   one-lane         LANE is set exactly while a thread or its reading ahead waits for an answer on a lane, and only that is
 //                    installed; nothing is after the claim was made void
+//   kept-bytes       UNACKED is set exactly from a close that gave bytes away until the home has them or has granted anew;
+//                    until then a recall is not answered by "unchanged", and the copy is not dropped
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -48,6 +51,9 @@ struct World {
   uint32_t installing = 0; // kInstaller: the version
   bool close_keeps = false, close_unacked = false;
   uint32_t version = 1;    // the newest that a home has given
+  bool retired_any = false;
+  uint32_t retired = 0;    // the newest that was retired since the claim
+  bool kept = false;       // bytes were given away, and the home has not said that it has them
   bool deferred = false;   // a coordinator was deferred, was given no time, and so waits for a Free record
   bool home = false;
   bool transaction = false;
@@ -81,10 +87,11 @@ void check(const World& w) {
   uint32_t registered = 0;
   for (const Thread& thread : w.threads) {
     registered += thread.registered;
-    if (!thread.asleep || thread.futex != static_cast<uint32_t>(word)) continue;
+    if (!thread.asleep || !(thread.entered || thread.futex == static_cast<uint32_t>(word))) continue;
     require((word & (kBusy | kPendMask)) != 0 && (word & kSleepers) != 0, w, "no-lost-wakeup");
   }
   require(unresumed(word) == registered, w, "unresumed");
+  require(((word & kUnacked) != 0) == w.kept, w, "kept-bytes");
   if (w.deferred) require((word & kDefer) != 0, w, "told-again");
   const uint64_t entry = w.directory.word.load();
   require(((entry & kTxn) != 0) == w.transaction, w, "one-transaction");
@@ -108,8 +115,8 @@ void thread_step(World& w, int number, uint32_t access, bool lane) {
     const HomeAfter after = unlock_home(w.page, w.directory, w.grant, open_of(w.grant), w.now);
     return settle(w, {after.page.wake, after.page.ring || after.ring});
   }
-  // A sleeper whose value has passed, or who was woken, looks again.
-  if (thread.asleep && thread.futex == static_cast<uint32_t>(w.page.word.load())) {
+  // Who has not entered yet finds that the value has passed; who has looks again only if woken.
+  if (thread.asleep && (thread.entered || thread.futex == static_cast<uint32_t>(w.page.word.load()))) {
     thread.entered = true;
     return;
   }
@@ -137,6 +144,7 @@ void thread_step(World& w, int number, uint32_t access, bool lane) {
         require(version == version_of(w.directory.word.load()), w, "a hop asks for the owner's version");
         w.lane = kHops;
         w.voided = false;
+        w.retired_any = false;
         return;
       }
       if (step == ServeStep::kRefusedAndRing) settle(w, {false, true});
@@ -160,6 +168,7 @@ void thread_step(World& w, int number, uint32_t access, bool lane) {
       w.who = number;
       return;
     case Step::kClaimed:
+      w.retired_any = false;
       if (decision.lane) {
         w.lane = kAsks;
         w.voided = false;
@@ -176,6 +185,13 @@ void thread_step(World& w, int number, uint32_t access, bool lane) {
   }
 }
 
+// What the home has retired while an answer was on its way here.
+void retire(World& w, uint32_t version) {
+  if ((w.page.word.load() & kPendMask) == 0) return;
+  if (!w.retired_any || after(version, w.retired)) w.retired = version;
+  w.retired_any = true;
+}
+
 // What comes, or does not, over the lane that somebody waits for.
 void lane_step(World& w, uint8_t what, uint8_t argument) {
   const bool flag = argument & 1;
@@ -185,18 +201,18 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       if (claim_ahead(w.page, kRead)) {
         w.lane = kAhead;
         w.voided = false;
+        w.retired_any = false;
       }
       return;
     case 1: {
       step_name = "begin_install on a lane";
       const uint32_t version = w.version - (argument >> 1) % 3;
       bool was_open = false;
-      const bool poisoned = (w.page.word.load() & kPoison) != 0;
       const InstallStep step = begin_install(w.page, version, was_open, true);
       require((step == InstallStep::kNotClaimed) == (w.lane == kNone), w, "only who waits for a lane installs what comes over it");
       if (step != InstallStep::kBegun) return;
       require(!w.voided, w, "what is void is not installed");
-      require(!poisoned || after(version, w.page.poison.load()), w, "poison");
+      require(!w.retired_any || after(version, w.retired), w, "poison");
       w.holder = kLaneInstaller;
       w.installing = version;
       w.grant = flag && w.lane == kAsks ? kExclusive : kShared;
@@ -248,7 +264,9 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       return;
     default:
       step_name = "void_lane";
-      if (void_lane(w.page) && w.lane != kNone) w.voided = true;
+      if (!void_lane(w.page) || w.lane == kNone) return;
+      w.voided = true;
+      w.retired_any = false;
   }
 }
 
@@ -267,27 +285,41 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
       step_name = "begin_install";
       const uint32_t version = w.version - (argument >> 1) % 3;
       bool was_open = false;
-      const bool poisoned = (w.page.word.load() & kPoison) != 0;
       const InstallStep step = begin_install(w.page, version, was_open);
       if (step == InstallStep::kBusyPage) w.deferred = true;
       if (step != InstallStep::kBegun) return;
-      require(!poisoned || after(version, w.page.poison.load()), w, "poison");
+      require(!w.retired_any || after(version, w.retired), w, "poison");
       w.holder = kInstaller;
       w.installing = version;
       w.grant = flag ? kExclusive : kShared;
       // Whoever installs over an open mapping closes it before new bytes come.
       return;
     }
-    case 1: step_name = "begin_invalidate"; return close_with(w, begin_invalidate(w.page, w.version - (argument >> 1) % 3, w.now), false, false);
+    case 1: {
+      step_name = "begin_invalidate";
+      const uint32_t version = w.version - (argument >> 1) % 3;
+      const CloseStep step = begin_invalidate(w.page, version, w.now);
+      retire(w, version);
+      return close_with(w, step, false, false);
+    }
     case 2: {
       step_name = "begin_recall";
       bool bytes = false;
       bool keep = flag;
-      const CloseStep step = begin_recall(w.page, w.page.version.load() - (argument >> 2) % 2, keep, argument & 2, w.now, bytes);
+      const uint32_t version = w.page.version.load() - (argument >> 2) % 2;
+      const CloseStep step = begin_recall(w.page, version, keep, argument & 2, w.now, bytes);
+      if (step != CloseStep::kDeferred && w.kept && version == w.page.version.load()) require(bytes, w, "kept-bytes");
+      if (step == CloseStep::kNothing || step == CloseStep::kClose) retire(w, version);
       return close_with(w, step, keep, bytes);
     }
     case 3: step_name = "begin_downgrade"; return close_with(w, begin_downgrade(w.page, flag, w.now), flag, false);
-    case 4: step_name = "begin_drop"; if (begin_drop(w.page)) { w.holder = kCloser; w.close_keeps = w.close_unacked = false; } return;
+    case 4:
+      step_name = "begin_drop";
+      if (!begin_drop(w.page)) return;
+      require(!w.kept, w, "kept-bytes");
+      w.holder = kCloser;
+      w.close_keeps = w.close_unacked = false;
+      return;
     case 5: step_name = "begin_coalesce"; if (begin_coalesce(w.page, flag)) w.holder = kFinisher; return;
     case 6: step_name = "begin_closing"; if (begin_closing(w.page)) w.holder = kFinisher; return;
     case 7: step_name = "abandon"; return settle(w, abandon(w.page));
@@ -297,16 +329,25 @@ void coordinator_step(World& w, uint8_t what, uint8_t argument) {
       After result;
       if (!lose(w.page, 3, 4, result)) return;
       require(valid == (held(w.page.word.load()) != kLost), w, "what is valid is not lost");
-      if (w.lane != kNone && !valid) w.voided = true;
+      if (w.lane != kNone && !valid) {
+        w.voided = true;
+        w.retired_any = false;
+      }
       return settle(w, result);
     }
     case 9: step_name = "find"; return settle(w, find(w.page));
-    case 10: step_name = "returned"; return returned(w.page, w.version - argument % 2);
+    case 10: {
+      step_name = "returned";
+      const uint32_t version = w.page.version.load() - argument % 2;
+      w.kept = w.kept && version != w.page.version.load();
+      return returned(w.page, version);
+    }
     case 11: {
       step_name = "claim";
       const Claimed claimed = claim(w.page, flag ? kWrite : kRead, w.home);
       if (claimed == Claimed::kReopen) w.holder = kFinisher;
       if (claimed == Claimed::kBusy) w.deferred = true;
+      if (claimed == Claimed::kClaimed) w.retired_any = false;
       return;
     }
     case 12: {
@@ -352,14 +393,17 @@ void finish_busy(World& w, bool opens) {
   switch (holder) {
     case kInstaller:
       step_name = "end_install";
+      w.kept = false;
       return settle(w, end_install(w.page, w.installing, w.grant, opens ? open_of(w.grant) : uint32_t{kOpenNone}, w.now));
     case kCloser:
       step_name = "end_close";
+      w.kept = w.kept || w.close_unacked;
       return settle(w, end_close(w.page, w.close_keeps, w.close_unacked, w.close_keeps && opens ? uint32_t{kOpenRead} : uint32_t{kOpenNone}));
     case kLaneInstaller: {
       step_name = "the end of an install on a lane";
       const bool hops = w.lane == kHops;
       w.lane = kNone;
+      w.kept = false;
       const uint32_t opened = opens ? open_of(w.grant) : uint32_t{kOpenNone};
       if (!hops) return settle(w, end_install(w.page, w.installing, w.grant, opened, w.now));
       const HomeAfter after = end_hop(w.page, w.directory, true, 2, opened, w.now);
@@ -396,7 +440,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   check(w);
   settle(w, abandon(w.page));
   for (int i = 0; i < kThreads; i++) {
-    require(!w.threads[i].asleep || w.threads[i].futex != static_cast<uint32_t>(w.page.word.load()), w, "an abandoned claim wakes everybody");
+    const Thread& thread = w.threads[i];
+    require(!thread.asleep || !(thread.entered || thread.futex == static_cast<uint32_t>(w.page.word.load())), w, "an abandoned claim wakes everybody");
   }
   return 0;
 }

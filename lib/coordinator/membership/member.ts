@@ -129,6 +129,7 @@ export class EmbeddedSession implements Session {
 
   /** frames of one message to this member's Router. */
   received(frames: Uint8Array[], answer: Answer): void {
+    this.events.arrived?.();
     if (this.end !== null) return;
     let decoded: Decoded | JoinMessage;
     try {

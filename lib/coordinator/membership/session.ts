@@ -15,6 +15,8 @@ export interface SessionEvents {
   over(error: Error): void;
   /** The lease was over and has been renewed: a member that the native watchdog froze may go on. */
   renewed(): void;
+  /** Before each message that has come, whatever it is; close() may be called in it. */
+  arrived?(): void;
 }
 
 export interface SessionOptions {
