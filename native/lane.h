@@ -66,10 +66,24 @@ struct Stream {
   uint32_t window;  // pages of the last request
   uint32_t used;    // when it was used last, for the choice of a victim
 };
+// A page that a home refused over a lane is seldom the only one of its kind (its pages have copies elsewhere, or a third
+// owner): after a refusal so many of the thread's faults of that kind take the ring at once, four times as many after each
+// further one, until one is served. Plain data.
+constexpr uint32_t kDetourLongest = 64;
+struct Detour {
+  Region* region;
+  uint32_t left;
+  uint32_t length;  // of the last one; 0: the last question was served
+};
 struct Streams {
   Stream at[kStreams];
   uint32_t turn;
+  Detour detours[2];  // of reads, of writes: of the region that refused last
 };
+// Is this fault one that a home would probably refuse? Counts it.
+bool detour_take(Streams& streams, Region& region, uint32_t access);
+// A home has answered a question over a lane.
+void detour_learn(Streams& streams, Region& region, uint32_t access, bool refused);
 // A thread faults on the page: how many pages to ask for, and in which steps.
 uint32_t stream_window(Streams& streams, Region& region, uint64_t page, int64_t& stride);
 // So many were asked for.
@@ -82,6 +96,7 @@ struct LaneTurn {
   void* lane = nullptr;  // taken, by whoever provides lanes
   uint32_t slot = 0;     // of the member at the other end
   bool hop = false;      // D4: this member is the home
+  Streams* streams = nullptr;  // the thread's own, or nullptr
   LaneQuestion question;
 };
 

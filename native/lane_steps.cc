@@ -101,6 +101,24 @@ void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t aske
   }
 }
 
+bool detour_take(Streams& streams, Region& region, uint32_t access) {
+  Detour& detour = streams.detours[access == kWrite];
+  if (detour.region != &region || detour.left == 0) return false;
+  detour.left--;
+  return true;
+}
+
+void detour_learn(Streams& streams, Region& region, uint32_t access, bool refused) {
+  Detour& detour = streams.detours[access == kWrite];
+  if (!refused) {
+    if (detour.region == &region) detour = {};
+    return;
+  }
+  const uint32_t before = detour.region == &region ? detour.length : 0;
+  const uint32_t length = before == 0 ? 1 : before * 4 < kDetourLongest ? before * 4 : kDetourLongest;
+  detour = {&region, length, length};
+}
+
 // ---- the thread that faulted ----------------------------------------------------------------------------------------
 
 bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
@@ -110,6 +128,7 @@ bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
   if (turn.lane == nullptr) return false;
   turn.slot = slice->slot;
   turn.hop = false;
+  turn.streams = nullptr;
   turn.question.generation = slice->generation;
   return true;
 }
@@ -125,6 +144,7 @@ void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_vers
   question.version = held_version;
   question.stride = 1;
   question.page = page;
+  turn.streams = streams;
   if (held_version != 0 || streams == nullptr) return;
   int64_t stride = 1;
   uint64_t window = stream_window(*streams, region, page, stride);
@@ -167,6 +187,7 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
     return false;
   }
   turn.hop = true;
+  turn.streams = nullptr;
   LaneQuestion& question = turn.question;
   question.magic = kLaneMagic;
   question.op = kLaneRecall;
@@ -233,6 +254,7 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint3
   if (answer.content == kLaneBytesFollow) count(region.stats.installed_bytes, installed * region.page_size);
   else count(region.stats.installed_without_bytes, installed);
   const bool served = (begun & 1) != 0;
+  if (turn.streams != nullptr) detour_learn(*turn.streams, region, question.access, answer.granted == 0);
   if (served) {
     count(region.stats.lane_faults);
     if (turn.hop) count(region.stats.lane_recalls_sent);

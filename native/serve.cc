@@ -77,7 +77,9 @@ Next serve_look(Region& region, Turn& turn) {
   }
   region.touch(turn.page, kPagesTouched);
   const bool homed = region.homed_here(turn.page);
-  const bool lane = !homed && would_claim(region.pages[turn.page], turn.access) && lane_to_home(region, turn.page, turn.lane);
+  bool lane = !homed && would_claim(region.pages[turn.page], turn.access);
+  if (lane && turn.streams != nullptr && detour_take(*turn.streams, region, turn.access)) lane = false;
+  lane = lane && lane_to_home(region, turn.page, turn.lane);
   const Decision decision = fault(region.pages[turn.page], turn.access, turn.ask_home && homed, turn.registered, lane);
   if (lane && decision.lane) {
     if (decision.held_version != 0) count(region.stats.upgrade_faults);
