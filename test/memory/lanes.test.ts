@@ -121,6 +121,48 @@ describe('the memory: lanes', () => {
     }, pages), [true, 0]);
   });
 
+  it('bring no bytes for a page that nobody wrote, nor to whoever has a valid copy, and exactly its own for a written one', async () => {
+    const [a, b] = await membersOnLanes(2, 256 * PAGE);
+    await a.run(({ region }) => { new Int32Array(region.buffer)[100 * 1024] = 5; });
+    const seen = await b.run(({ region }) => {
+      const view = new Int32Array(region.buffer);
+      const cost = (access: () => number) => {
+        const before = region.stats();
+        const value = access();
+        const after = region.stats();
+        return [value, after.bytes.in - before.bytes.in, after.lanes.faults - before.lanes.faults];
+      };
+      return {
+        empty: cost(() => view[0]), emptyToWrite: cost(() => { view[40 * 1024] = 1; return view[40 * 1024 + 1]; }),
+        full: cost(() => view[100 * 1024]), upgrade: cost(() => { view[100 * 1024 + 1] = 6; return view[100 * 1024]; }),
+      };
+    });
+    assert.deepEqual(seen, { empty: [0, 0, 1], emptyToWrite: [0, 0, 1], full: [5, PAGE, 1], upgrade: [5, 0, 1] });
+    assert.deepEqual(await a.run(({ region }) => [...new Int32Array(region.buffer, 100 * 4096, 2)]), [5, 6]);
+  });
+
+  it('are left out by a thread whose questions were refused, and taken again when they are served', async () => {
+    const pages = 200;
+    const members = await membersOnLanes(3, 1024 * PAGE);
+    const [a, b, c] = members;
+    await a.run(({ region }) => { new Int32Array(region.buffer).forEach((_, index, view) => { view[index] = index; }); });
+    await c.run(({ region }, given) => { const view = new Int32Array(region.buffer); for (let page = 0; page < given; page++) if (view[page * 1024] !== page * 1024) throw new Error('not what was stored'); }, pages);
+    const seen = await b.run(({ region }, given) => {
+      const view = new Int32Array(region.buffer);
+      const write = (page: number) => { view[page * 1024] = -page; };
+      // In no steps, so that nothing is read ahead.
+      for (let i = 0; i < given; i++) write((i * 67) % given);
+      const copies = region.stats().lanes;
+      for (let i = 0; i < given; i++) write(given + ((i * 67) % given));
+      const none = region.stats().lanes;
+      return { refused: copies.referred, faults: none.faults - copies.faults, later: none.referred - copies.referred };
+    }, pages);
+    // 1, 4, 16, 64 and then 64 faults lie between two questions; without that each is refused.
+    assert.ok(seen.refused >= 1 && seen.refused <= 10, `${seen.refused} refused`);
+    assert.ok(seen.faults >= pages - 64 - seen.later, `${seen.faults} of ${pages} over lanes`);
+    assert.equal(await a.run(({ region }, given) => { const view = new Int32Array(region.buffer); return Array.from({ length: 2 * given }, (_, page) => view[page * 1024]).every((value, page) => value === -page); }, pages), true);
+  });
+
   it('read ahead of a scan, in either direction and in steps, and not of random accesses', async () => {
     const [a, b] = await membersOnLanes(2, 4096 * PAGE);
     await a.run(({ region }) => { const view = new Int32Array(region.buffer); for (let page = 0; page < 4096; page++) view[page * 1024] = page + 1; });

@@ -44,8 +44,8 @@ describe('the memory: loads and stores', () => {
     }
   });
 
-  it('gives a page that nobody wrote without bytes, and a written one with exactly its own', async () => {
-    const [a, b] = await startMembers(2, { size: 256 * PAGE });
+  it('gives a page that nobody wrote without bytes, and a written one with exactly its own, through the coordinators', async () => {
+    const [a, b] = await startMembers(2, { size: 256 * PAGE }, { join: { lane: 'off' } });
     await a.run(({ region }) => { new Int32Array(region.buffer)[100 * 1024] = 5; });
     const stats = await b.run(({ region }) => {
       const view = new Int32Array(region.buffer);
@@ -62,8 +62,8 @@ describe('the memory: loads and stores', () => {
     assert.equal(stats.after, PAGE);
   });
 
-  it('upgrades a valid copy to writable without bytes, and invalidates the other copies', async () => {
-    const [a, b, c] = await startMembers(3, { size: 256 * PAGE });
+  it('upgrades a valid copy to writable without bytes, and invalidates the other copies, through the coordinators', async () => {
+    const [a, b, c] = await startMembers(3, { size: 256 * PAGE }, { join: { lane: 'off' } });
     await a.run(({ region }) => { new Int32Array(region.buffer)[0] = 1; });
     await c.run(({ region }) => new Int32Array(region.buffer)[0]);
     const upgrade = await b.run(({ region }) => {
