@@ -1,5 +1,5 @@
 /** What all sections let members do. */
-import { join } from '../lib/index.js';
+import { join, type JoinOptions } from '../lib/index.js';
 import { shuffled } from './samples.js';
 import type { State } from './state.js';
 
@@ -41,9 +41,9 @@ function timeWrites(view: Int32Array, pages: Uint32Array, from: number, tag: num
 }
 
 export const actions = {
-  async start(state: State, { index, cluster, lane }: { index: number; cluster?: string; lane?: 'auto' | 'off' }): Promise<void> {
+  async start(state: State, { index, cluster, ...options }: { index: number; cluster?: string } & Pick<JoinOptions, 'lane' | 'guard' | 'memoryLimit'>): Promise<void> {
     state.index = index;
-    if (cluster !== undefined) state.cluster = await join({ cluster, ...(lane === undefined ? {} : { lane }) });
+    if (cluster !== undefined) state.cluster = await join({ cluster, ...options });
   },
 
   leave: (state: State): Promise<void> => state.cluster.close(),

@@ -17,6 +17,9 @@ import { compare, readRun } from './report/compare.js';
 import { drawPlots } from './report/plots.js';
 import { changesText, header, sectionText, stagesText, targetsText } from './report/table.js';
 import { targets } from './report/targets.js';
+import { chooseGuard } from '../lib/guard.js';
+import { GuardKind } from '../lib/native.js';
+import { checkJoin } from '../lib/options.js';
 import { emptyRun, type Run } from './results.js';
 import { sections } from './sections/index.js';
 import { parseSettings, type Settings } from './settings.js';
@@ -43,6 +46,11 @@ async function runSection(run: Run, settings: Settings, name: string, placement:
   run.noise.push({ section: name, placement: placement.name, ...noise, seconds: Math.round((Date.now() - started) / 100) / 10, busy: isBusy(noise) });
 }
 
+/** @throws GuardUnavailableError */
+function guardHere(): string {
+  return chooseGuard(checkJoin(undefined).settings.guard) === GuardKind.Userfaultfd ? 'userfaultfd' : 'mprotect';
+}
+
 /** @returns the exit code */
 export async function bench(args: readonly string[]): Promise<number> {
   let settings: Settings;
@@ -56,9 +64,11 @@ export async function bench(args: readonly string[]): Promise<number> {
     for (const { name, about } of sections) console.log(`${name.padEnd(12)} ${about}`);
     return 0;
   }
+  // For all processes that are started, and what chooses by itself here.
+  if (settings.guard !== undefined) process.env.FAULTLINE_GUARD = settings.guard;
   const before = settings.compare === undefined ? undefined : readRun(settings.compare);
   await buildPrograms();
-  const run = emptyRun(machineFacts(), { ...settings });
+  const run = emptyRun({ ...machineFacts(), guard: guardHere() }, { ...settings });
   console.log(`${header(run)}\n`);
   for (const name of settings.sections) {
     const section = sections.find((one) => one.name === name)!;

@@ -15,6 +15,9 @@ export interface PartyOptions {
   /** undefined: the processes join no cluster. */
   cluster?: string;
   lane?: 'auto' | 'off';
+  guard?: 'mprotect' | 'userfaultfd' | 'auto';
+  /** memoryLimit of each. */
+  memoryLimits?: (number | undefined)[];
   /** None of the kernel's large pages. */
   smallPages?: boolean;
   /** So many stamps are kept by each process. */
@@ -87,7 +90,7 @@ export class Party {
         });
         party.processes.push(new Process(child, `process ${index}`));
         // One after the other: the first serves the membership.
-        await party.processes[index].call('actions#start', { index, cluster: options.cluster, lane: options.lane }, START_MS);
+        await party.processes[index].call('actions#start', { index, cluster: options.cluster, lane: options.lane, guard: options.guard, memoryLimit: options.memoryLimits?.[index] }, START_MS);
       }
     } catch (error) {
       await party.close();

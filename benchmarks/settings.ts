@@ -9,6 +9,7 @@ export interface Settings {
   samples: number;
   warmUp: number;
   quick: boolean;
+  guard?: 'mprotect' | 'userfaultfd' | 'auto';
   json?: string;
   /** Folder. */
   plots?: string;
@@ -53,6 +54,7 @@ export function parseSettings(args: readonly string[], sections: readonly string
     .addOption(new Option('-p, --placement <names>', `where the processes run: ${names.join(', ')}`).argParser(several(names)))
     .option('-n, --samples <n>', `faults of each kind in each placement (default: ${SAMPLES})`, whole(10))
     .option('--warm-up <n>', `faults before those that count (default: ${WARM_UP})`, whole(0))
+    .addOption(new Option('-g, --guard <name>', 'what stops accesses: see docs/guards.md (default: FAULTLINE_GUARD, else auto)').choices(['mprotect', 'userfaultfd', 'auto']))
     .option('--quick', 'a few samples of everything: whether it works, not what it costs', false)
     .option('--json <file>', 'also write all figures there')
     .option('--plots <folder>', 'also draw them, as SVG files')
@@ -61,7 +63,7 @@ export function parseSettings(args: readonly string[], sections: readonly string
     .allowExcessArguments(false)
     .exitOverride();
   command.parse(args, { from: 'user' });
-  const given = command.opts<{ section?: string[]; placement?: PlacementName[]; samples?: number; warmUp?: number; quick: boolean; json?: string; plots?: string; compare?: string; list: boolean }>();
+  const given = command.opts<{ section?: string[]; placement?: PlacementName[]; samples?: number; warmUp?: number; quick: boolean; guard?: Settings['guard']; json?: string; plots?: string; compare?: string; list: boolean }>();
   const { section, placement, samples, warmUp, ...rest } = given;
   return {
     ...rest,

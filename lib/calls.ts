@@ -27,6 +27,9 @@ export interface CoordinatorSettings {
   faultTimeout: number;
   /** 'auto': faults go over lanes where they can. */
   lane: 'auto' | 'off';
+  /** What stops accesses to pages that are not here; 'auto': what works best here. */
+  guard: 'mprotect' | 'userfaultfd' | 'auto';
+  /** bytes; null: none */ memoryLimit: number | null;
   /** ms: how long joining may take. */
   joinTimeout: number;
 }
@@ -95,4 +98,5 @@ export interface CoordinatorStats {
 export interface RegionTraffic {
   pagesIn: number; pagesOut: number; bytesIn: number; bytesOut: number;
   invalidationsSent: number; invalidationsReceived: number; recallsSent: number; recallsReceived: number; requestsServed: number;
+  /** owned pages that went home because memory was short */ sentHome: number;
 }

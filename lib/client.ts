@@ -118,8 +118,8 @@ export class Client {
       if (this.over) this.#post({ client: this.id, id: this.#nextId++, op: 'detach', args: {} });
       else await this.request('detach', {}, this);
     } catch (error) {
-      // The member left while it was asked to: that is what was wanted.
-      if (!(error as FaultlineError).code?.endsWith('_CLOSED')) throw error;
+      // The member left, or its stay ended in another way, while it was asked to leave: nothing of it is left to close.
+      if (!isOverError(error)) throw error;
     } finally {
       this.#dispose();
     }

@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 import type { Calls } from './calls.js';
 import { Client, isOverError, type Listener } from './client.js';
 import { type EvictedError, type FaultlineError } from './errors.js';
+import { chooseGuard } from './guard.js';
 import { HeldLock, type Lock } from './lock.js';
 import {
   checkBoolean, checkInteger, checkJoin, checkName, checkObject, checkRegion, checkSignal, checkTimeout, MAX_PARTIES,
@@ -92,7 +93,10 @@ export interface Cluster extends AsyncDisposable, EventEmitter<ClusterEvents> {
   barrierSync(name: string, parties: number, options?: { timeout?: number }): void;
   /** Counters of this process's member. Blocks for an answer of the coordinator (well below a millisecond). */
   stats(): ClusterStats;
-  /** Idempotent. Closing the last handle of the process resolves when the member has handed over all that it holds, and has left. */
+  /**
+   * Idempotent. Closing the last handle of the process resolves when the member has handed over all that it holds, and has
+   * left; or when its stay has ended in another way, also in the middle of this ('evicted' and 'lost' say so).
+   */
   close(): Promise<void>;
 }
 
@@ -112,6 +116,7 @@ let warned = false;
  */
 export async function join(options?: JoinOptions): Promise<Cluster> {
   const checked = checkJoin(options);
+  chooseGuard(checked.settings.guard);
   checked.signal?.throwIfAborted();
   if (!checked.loopback && !warned) {
     warned = true;

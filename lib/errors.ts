@@ -60,6 +60,8 @@ export class JoinRefusedError extends FaultlineError { declare readonly reason: 
 export class JoinTimeoutError extends FaultlineError { declare readonly cluster: string }
 /** ERR_FAULTLINE_KEYS_NEEDED: an address that is not loopback, without keys and without `insecure: true`. */
 export class KeysNeededError extends FaultlineError { declare readonly cluster: string }
+/** ERR_FAULTLINE_GUARD_UNAVAILABLE: the guard that was asked for (`guard`) does not work here: `syscall` failed with `errno`. */
+export class GuardUnavailableError extends FaultlineError { declare readonly guard: string; declare readonly syscall: string; declare readonly errno: number }
 /** ERR_FAULTLINE_NOT_ON_MAIN: join() in a worker, and the main thread has not imported the package. */
 export class NotOnMainError extends FaultlineError {}
 /** ERR_FAULTLINE_NO_BRIDGE: attempt() needs the V8 addon, which is not built for this Node. */
@@ -88,6 +90,7 @@ const classes: Record<string, new (code: string, message: string, fields?: Field
   ERR_FAULTLINE_JOIN_REFUSED: JoinRefusedError,
   ERR_FAULTLINE_JOIN_TIMEOUT: JoinTimeoutError,
   ERR_FAULTLINE_KEYS_NEEDED: KeysNeededError,
+  ERR_FAULTLINE_GUARD_UNAVAILABLE: GuardUnavailableError,
   ERR_FAULTLINE_NOT_ON_MAIN: NotOnMainError,
   ERR_FAULTLINE_NO_BRIDGE: NoBridgeError,
   ERR_FAULTLINE_COORDINATOR: CoordinatorError,

@@ -22,6 +22,7 @@ export {
   JoinRefusedError,
   JoinTimeoutError,
   KeysNeededError,
+  GuardUnavailableError,
   NotOnMainError,
   NoBridgeError,
   CoordinatorError,

@@ -16,6 +16,10 @@ export const Access = { Read: 1, Write: 2 } as const;
 /** Directory states at the home (the STATE field of a directory word). */
 export const DirState = { Idle: 0, Exclusive: 1, Lost: 2, Away: 3 } as const;
 
+/** What stops an access to a page that is not here. */
+export const GuardKind = { Mprotect: 0, Userfaultfd: 1 } as const;
+export type GuardKind = (typeof GuardKind)[keyof typeof GuardKind];
+
 /** Results of {@link Native.claim}. */
 export const Claim = {
   /** PEND was set by this call: the caller must now ask the home (or abandon). */
@@ -89,6 +93,8 @@ export const Ring = {
   LeaseOver: 6,
   /** requestStop was called (the process is exiting): page = milliseconds that it will wait. */
   Stop: 7,
+  /** Memory is short (setMemory): threads may wait for room. */
+  Memory: 8,
 } as const;
 
 /** Why accesses to a region, or to all regions of a member, can't be served. 0 = it is up. */
@@ -131,11 +137,14 @@ export interface NativeRegionStats {
   joinedFaults: number;
   upgradeFaults: number;
   lostFaults: number;
-  protectionChanges: number; mappingLimitHits: number; coalesced: number;
+  protectionChanges: number; mappingLimitHits: number; coalesced: number; filledPages: number;
+  /** a GuardKind */ guard: number;
   installedPages: number; discardedPages: number;
   /** bytes received into pages / zero pages and valid copies that travelled without bytes */
   installedBytes: number; installedWithoutBytes: number;
   invalidatedPages: number; recalledPages: number;
+  /** clean copies that were dropped because memory was short */ droppedPages: number;
+  /** bytes of memory (or swap) that the region takes here */ memory: number;
   /** on lanes, as the one that asks: faults served, referred to the coordinator, broken off; pages read ahead; messages sent and received */
   laneFaults: number; laneReferred: number; laneBroken: number; lanePagesAhead: number; laneMessages: number;
   /** and as a page server: questions, pages and bytes sent */
@@ -166,8 +175,6 @@ export interface Native {
   isMainThread(): boolean;
   /** The address of what the V8 bridge (bridge.ts) is connected to: struct BridgePort of native/attempt.h. */
   bridgePort(): bigint;
-  /** Bytes of physical memory, and of that currently available. */
-  memory(): { total: number; available: number };
   /** Whether this process may map so many bytes more (`ulimit -v`). */
   canMap(bytes: number): boolean;
 
@@ -200,6 +207,8 @@ export interface Native {
   /** The lease: until this time the member may serve. The watchdog freezes the member (as Frozen) and puts LeaseOver on the ring when it is over. 0 switches it off. */
   setLease(member: number, until: number): void;
   lease(member: number): number;
+  /** Bytes that pages from other homes may still take here (less than 0: that many too many), and at how many left a Memory record goes on the ring. Wakes the threads that wait for room. Without a call there is no limit. */
+  setMemory(member: number, left: number, low: number): void;
   /** Ends the process for a Fatal record: prints the line for that page and raises SIGBUS. Does not return. */
   die(member: number, region: number, page: number): void;
 
@@ -222,6 +231,8 @@ export interface Native {
   lanesStop(member: number): void;
   /** Lanes that are open to others now. */
   lanesConnected(member: number): number;
+  /** A thread of the pool brings pages of the run that are not here, as far as lanes can; a promise of the page up to which it tried. What is not here then is for the coordinators. `cancel` takes the job back as long as no thread has begun with it, and says whether it did; the promise stays as it is then. */
+  laneFetch(region: number, first: number, count: number, access: number): [upTo: Promise<number>, cancel: () => boolean];
   /** Messages and bytes that went over lanes since the member joined. */
   laneTraffic(member: number): { messagesSent: number; messagesReceived: number; bytesSent: number; bytesReceived: number };
 
@@ -247,7 +258,9 @@ export interface Native {
   /** memfd, service view and tables; no app view yet. Not homed anywhere. Errors: ERR_OUT_OF_MEMORY, ERR_SYSTEM (errno, syscall). */
   regionCreate(member: number, spec: RegionSpec): number;
   /** Maps the guarded app view at exactly `address`. ERR_ADDRESS_TAKEN if something is there. Idempotent. If an old closed reservation of the same size lies there (buffers of an earlier member that still live), it is taken over. */
-  regionMap(region: number, address: bigint): void;
+  regionMap(region: number, address: bigint, guard: number): void;
+  /** What this kernel and this user lack for GuardKind.Userfaultfd: the system call and its error; null: nothing. */
+  userfaultfdLacks(): { syscall: string; errno: number; message: string } | null;
   /** A SharedArrayBuffer over [offset, offset+length) of the app view; any thread. Holds a reference on the mapping until collected. */
   regionBuffer(region: number, offset: number, length: number): SharedArrayBuffer;
   /** This region goes down here with the code; views are closed, waits end. */
@@ -255,6 +268,8 @@ export interface Native {
   /** Gives up memfd, service view, tables. The app view's addresses stay reserved (PROT_NONE) until the last buffer over them is collected; an access then dies with a clear line. */
   regionRelease(region: number): void;
   regionStats(region: number): NativeRegionStats;
+  /** Bytes of memory (or swap) that the region takes in this process. */
+  regionMemory(region: number): number;
   /** Upper bound of each bucket of waitHistogram, µs; the last is Infinity. */
   histogramBounds(): number[];
 
@@ -287,6 +302,12 @@ export interface Native {
   returned(region: number, first: number, count: number, version: number): void;
   /** M15: clean copies, and copies that are not valid any more (unpinned, not pending, not UNACKED), are dropped and their memory is given back. Not for pages that are homed here. Returns how many were valid. */
   drop(region: number, first: number, count: number): number;
+  /**
+   * One step of the clock's hand over pages that are homed elsewhere: closes what is open, drops clean copies that have stayed
+   * closed since the hand was here last, and writes owned pages that have to `out` as (first, count, version). Ends when it has
+   * changed about `most` pages, or looked at many. Returns [next page, records].
+   */
+  reclaim(region: number, first: number, count: number, most: number, out: Float64Array): [number, number];
   /** Pins are counted in the page word while HELD and OPEN suffice; true if all were pinned, else none. */
   pin(region: number, first: number, count: number, access: number): boolean;
   unpin(region: number, first: number, count: number, access: number): void;
@@ -303,10 +324,12 @@ export interface Native {
   setSlices(region: number, slices: Float64Array): void;
   /** D6. */
   begin(region: number, page: number): number;
-  /** [state, owner slot, version, copyset low 32, copyset high 32] of a page homed here. */
+  /** [state, owner slot, version, copyset low 32, copyset high 32, writer's slot + 1, migratory] of a page homed here. */
   directory(region: number, page: number, out: Float64Array): void;
   /** D8: one store of everything; clears TXN unless keepTxn. (Also for pages without TXN during rebuild and handover.) WANT is kept while keepTxn. */
   end(region: number, page: number, state: number, owner: number, version: number, copysetLow: number, copysetHigh: number, keepTxn: boolean): void;
+  /** The hints of a page homed here: slot + 1 of the writer that kept a copy, or 0; whether it migrates. */
+  hint(region: number, page: number, writer: number, migratory: boolean): void;
   /** Copies pages from the service view without allocating holes; out[i] = 1 if page i is all zero (its bytes are then not written). Returns the number of pages that are not zero. Page i goes to byteOffset + i * pageSize. */
   readPages(region: number, first: number, count: number, buffer: Uint8Array, byteOffset: number, out: Uint8Array): number;
   /** Writes whole pages into the service view. */

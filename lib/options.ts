@@ -33,6 +33,8 @@ export const SYNC_SLICE_MS = 50;
 /** Bytes in UTF-8 of the name of a member, region, lock or barrier. */
 export const MAX_NAME_BYTES = 255;
 export const MIN_PAGE_SIZE = 4096;
+/** Bytes: less would be a handful of pages. */
+export const MIN_MEMORY_LIMIT = 1024 * 1024;
 /** 2 MiB: a larger page would travel whole for every byte in it. */
 export const MAX_PAGE_SIZE = 2 * 1024 * 1024;
 /** What notify() sends for "all of them": the largest count that survives every encoding on the way. */
@@ -61,6 +63,20 @@ export interface JoinOptions {
    * `'off'`: all go through the coordinators. Default: the environment variable FAULTLINE_LANE, else `'auto'`.
    */
   lane?: 'auto' | 'off';
+  /**
+   * What stops an access to a page that is not here. `'userfaultfd'`: page tables change, mappings never; needs Linux 6.4
+   * or so, and works without privilege. `'mprotect'`: everywhere. `'auto'` (default): userfaultfd where it works.
+   * Default: the environment variable FAULTLINE_GUARD, else `'auto'`. Members of one cluster may differ.
+   */
+  guard?: 'mprotect' | 'userfaultfd' | 'auto';
+  /**
+   * Bytes of memory, 1 MiB or more, that this member's regions may take all together; so a region may be larger than the
+   * machine's memory. When it is reached, pages that have not been used for a while are given up: copies are dropped, and
+   * owned pages go to their homes. Pages that this member is the home of, and pinned ones, count and stay. The limit is
+   * exceeded for moments, and where nothing else can be given up. Default: the environment variable FAULTLINE_MEMORY_LIMIT,
+   * else none.
+   */
+  memoryLimit?: number;
   /** Aborts the join: it rejects with the signal's reason, and what was begun is undone in the background. */
   signal?: AbortSignal;
 }
@@ -83,9 +99,10 @@ export interface RegionOptions {
 export interface Range { offset: number; length: number }
 
 const LANES = ['auto', 'off'] as const;
+const GUARDS = ['mprotect', 'userfaultfd', 'auto'] as const;
 
 /** Options that a second join() of one process must agree about, if it gives them. */
-export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure' | 'lane'>>;
+export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure' | 'lane' | 'guard' | 'memoryLimit'>>;
 
 export interface CheckedJoin {
   settings: CoordinatorSettings;
@@ -226,7 +243,7 @@ function wildcard(text: string, source: string): Error {
  * @throws InvalidArgumentError, KeysNeededError
  */
 export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = process.env): CheckedJoin {
-  const { cluster, name, faultTimeout, insecure, lane, signal } = checkObject('options', options);
+  const { cluster, name, faultTimeout, insecure, lane, guard, memoryLimit, signal } = checkObject('options', options);
   const fromEnvironment = environment.FAULTLINE_CLUSTER;
   const { key, loopback } =
     cluster !== undefined ? parseCluster(cluster)
@@ -237,7 +254,11 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
   if (faultTimeout !== undefined) given.faultTimeout = checkInteger('faultTimeout', faultTimeout, MIN_FAULT_TIMEOUT_MS, MAX_FAULT_TIMEOUT_MS, ' ms');
   if (insecure !== undefined) given.insecure = checkBoolean('insecure', insecure);
   if (lane !== undefined) given.lane = checkChoice('lane', lane, LANES);
+  if (guard !== undefined) given.guard = checkChoice('guard', guard, GUARDS);
+  if (memoryLimit !== undefined) given.memoryLimit = checkInteger('memoryLimit', memoryLimit, MIN_MEMORY_LIMIT, Number.MAX_SAFE_INTEGER, ' bytes');
   const laneHere = environment.FAULTLINE_LANE;
+  const guardHere = environment.FAULTLINE_GUARD;
+  const limitHere = environment.FAULTLINE_MEMORY_LIMIT;
   if (!loopback && !given.insecure) {
     throw makeError('ERR_FAULTLINE_KEYS_NEEDED', `${key} is not a loopback address: members would have to prove who they are, and this version has no keys yet. On an isolated network, insecure: true allows it without`, { cluster: key });
   }
@@ -249,6 +270,8 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
       faultTimeout: given.faultTimeout ?? DEFAULT_FAULT_TIMEOUT_MS,
       joinTimeout: JOIN_TIMEOUT_MS,
       lane: given.lane ?? (laneHere ? checkChoice('FAULTLINE_LANE', laneHere, LANES) : 'auto'),
+      guard: given.guard ?? (guardHere ? checkChoice('FAULTLINE_GUARD', guardHere, GUARDS) : 'auto'),
+      memoryLimit: given.memoryLimit ?? (limitHere ? checkInteger('FAULTLINE_MEMORY_LIMIT', wholeNumber(limitHere), MIN_MEMORY_LIMIT, Number.MAX_SAFE_INTEGER, ' bytes') : null),
     },
     given,
     loopback,
@@ -264,7 +287,12 @@ function defaultName(): string {
 export function exitTimeout(environment: NodeJS.ProcessEnv = process.env): number {
   const text = environment.FAULTLINE_EXIT_TIMEOUT;
   if (text === undefined || text === '') return DEFAULT_EXIT_TIMEOUT_MS;
-  return checkInteger('FAULTLINE_EXIT_TIMEOUT', /^\d+$/.test(text) ? Number(text) : text, 0, 600_000, ' ms');
+  return checkInteger('FAULTLINE_EXIT_TIMEOUT', wholeNumber(text), 0, 600_000, ' ms');
+}
+
+/** A number that an environment variable gives; what is none stays as it is, for the error. */
+function wholeNumber(text: string): number | string {
+  return /^\d+$/.test(text) ? Number(text) : text;
 }
 
 export interface CheckedRegion {

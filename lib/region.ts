@@ -67,7 +67,8 @@ export interface Region extends AsyncDisposable {
   lost(): Range[];
   /**
    * Makes lost pages usable again, with these bytes (copied at once): whole pages. Rejects with NotLostError if one of
-   * the pages is not lost; nothing is changed then.
+   * the pages is not lost; nothing is changed then. If a home dies in the middle of it that error may also mean that some
+   * pages have these bytes by now: look at what is there.
    */
   restore(offset: number, bytes: Uint8Array): Promise<void>;
   /** Makes the bytes zero, and gives the memory of whole pages back everywhere. */

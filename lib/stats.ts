@@ -1,6 +1,6 @@
 /** Counters as users see them: what the addon counts in the handlers, and what the coordinator counts on the wire. */
 import type { CoordinatorStats, RegionTraffic } from './calls.js';
-import type { NativeRegionStats } from './native.js';
+import { GuardKind, type NativeRegionStats } from './native.js';
 
 /** Times by buckets, so that a percentile is the upper bound of its bucket. */
 export interface Histogram {
@@ -38,8 +38,16 @@ export interface RegionStats {
    * coordinators; that broke off and went there, too. `ahead`: pages that came with them before they were touched.
    */
   readonly lanes: { readonly faults: number; readonly referred: number; readonly broken: number; readonly ahead: number; readonly messages: number };
-  /** mprotect calls, how often the kernel's limit on mappings was met, and pages that were closed because of it. */
-  readonly protection: { readonly changes: number; readonly limitHits: number; readonly coalesced: number };
+  /**
+   * What stops accesses here; changes of what pages allow; how often the kernel's limit on mappings was met, and pages that
+   * were closed because of it (mprotect only); new pages that got memory when they were touched (userfaultfd only).
+   */
+  readonly protection: { readonly guard: 'mprotect' | 'userfaultfd'; readonly changes: number; readonly limitHits: number; readonly coalesced: number; readonly filled: number };
+  /**
+   * Bytes of memory (or swap) that the region takes in this process now. Pages that were given up to keep to `memoryLimit`:
+   * clean copies dropped, and owned pages sent to their homes.
+   */
+  readonly memory: { readonly bytes: number; readonly dropped: number; readonly sentHome: number };
 }
 
 export interface ClusterStats {
@@ -54,7 +62,7 @@ export interface ClusterStats {
 
 const NO_TRAFFIC: RegionTraffic = {
   pagesIn: 0, pagesOut: 0, bytesIn: 0, bytesOut: 0,
-  invalidationsSent: 0, invalidationsReceived: 0, recallsSent: 0, recallsReceived: 0, requestsServed: 0,
+  invalidationsSent: 0, invalidationsReceived: 0, recallsSent: 0, recallsReceived: 0, requestsServed: 0, sentHome: 0,
 };
 
 export function histogram(bounds: readonly number[], counts: readonly number[]): Histogram {
@@ -87,7 +95,8 @@ export function regionStats(local: NativeRegionStats, bounds: readonly number[],
     recalls: { sent: traffic.recallsSent + local.laneRecallsSent, received: traffic.recallsReceived + local.laneRecallsReceived },
     requestsServed: traffic.requestsServed + local.laneServed,
     lanes: { faults: local.laneFaults, referred: local.laneReferred, broken: local.laneBroken, ahead: local.lanePagesAhead, messages: local.laneMessages },
-    protection: { changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced },
+    memory: { bytes: local.memory, dropped: local.droppedPages, sentHome: traffic.sentHome },
+    protection: { guard: local.guard === GuardKind.Userfaultfd ? 'userfaultfd' : 'mprotect', changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced, filled: local.filledPages },
   };
 }
 

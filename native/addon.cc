@@ -72,24 +72,6 @@ Napi::Value bridge_port_address(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), static_cast<uint64_t>(reinterpret_cast<uintptr_t>(bridge_port())));
 }
 
-Napi::Value memory(const Napi::CallbackInfo& info) {
-  uint64_t total = 0;
-  uint64_t available = 0;
-  if (FILE* file = fopen("/proc/meminfo", "re")) {
-    char line[256];
-    unsigned long long kilobytes;
-    while (fgets(line, sizeof line, file) != nullptr) {
-      if (sscanf(line, "MemTotal: %llu kB", &kilobytes) == 1) total = kilobytes * 1024;
-      if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) available = kilobytes * 1024;
-    }
-    fclose(file);
-  }
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("total", static_cast<double>(total));
-  result.Set("available", static_cast<double>(available));
-  return result;
-}
-
 // Only tried, and given back at once: what else the process maps meanwhile may still be in the way.
 Napi::Value can_map(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
@@ -132,7 +114,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("hasMainHook", Napi::Function::New(env, has_main_hook));
   exports.Set("isMainThread", Napi::Function::New(env, is_main_thread));
   exports.Set("bridgePort", Napi::Function::New(env, bridge_port_address));
-  exports.Set("memory", Napi::Function::New(env, memory));
   exports.Set("canMap", Napi::Function::New(env, can_map));
   exports.Set("threadsInFaults", Napi::Function::New(env, threads_in_faults));
   exports.Set("parkFaults", Napi::Function::New(env, park_faults));

@@ -1,4 +1,6 @@
 // The surface of lanes: the coordinator says whose they are, and hears when there are none any more.
+#include <memory>
+
 #include "lanes.h"
 #include "napi_help.h"
 
@@ -74,6 +76,61 @@ Napi::Value traffic(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// Pages that lanes bring, fetched by a thread of the pool.
+class FetchJob final : public Napi::AsyncWorker {
+ public:
+  FetchJob(Napi::Env env, Region& region, uint64_t first, uint64_t end, uint32_t access)
+      : AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), region_(region), page_(first), end_(end), access_(access) {
+    // Its tables stay as long as somebody is in it.
+    region.active.fetch_add(1);
+  }
+  ~FetchJob() override {
+    *self_ = nullptr;
+    region_leave(region_);
+  }
+  Napi::Promise promise() const { return deferred_.Promise(); }
+  // nullptr in it: the job is over. For this thread only, which is also where a job ends.
+  std::shared_ptr<FetchJob*> self() const { return self_; }
+
+ protected:
+  void Execute() override { lane_fetch(region_, page_, end_, access_, page_); }
+  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), static_cast<double>(page_))); }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+ private:
+  std::shared_ptr<FetchJob*> self_ = std::make_shared<FetchJob*>(this);
+  Napi::Promise::Deferred deferred_;
+  Region& region_;
+  uint64_t page_;
+  const uint64_t end_;
+  const uint32_t access_;
+};
+
+// (region, first, count, access): [a promise of the page up to which lanes were tried, a function that takes the job back as
+// long as no thread has begun with it, and says whether it did].
+Napi::Value fetch(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint64_t first = arguments.number(1);
+  const uint64_t count = arguments.number(2);
+  const uint32_t access = arguments.u32(3);
+  if (!arguments.ok) return arguments.env.Undefined();
+  if (first > region->page_count || count > region->page_count - first || (access != kRead && access != kWrite)) {
+    arguments.fail("ERR_NATIVE_RANGE", "the run is not in the region");
+    return arguments.env.Undefined();
+  }
+  auto* job = new FetchJob(arguments.env, *region, first, first + count, access);
+  Napi::Array pair = Napi::Array::New(arguments.env, 2);
+  pair.Set(0u, job->promise());
+  const std::shared_ptr<FetchJob*> self = job->self();
+  pair.Set(1u, Napi::Function::New(arguments.env, [self](const Napi::CallbackInfo& call) {
+    FetchJob* const pending = *self;
+    return Napi::Boolean::New(call.Env(), pending != nullptr && napi_cancel_async_work(call.Env(), *pending) == napi_ok);
+  }));
+  job->Queue();
+  return pair;
+}
+
 }  // namespace
 
 void init_lanes(Napi::Env env, Napi::Object exports) {
@@ -83,6 +140,7 @@ void init_lanes(Napi::Env env, Napi::Object exports) {
   exports.Set("lanesClosePeer", Napi::Function::New(env, close_peer));
   exports.Set("lanesStop", Napi::Function::New(env, stop_lanes));
   exports.Set("lanesConnected", Napi::Function::New(env, connected));
+  exports.Set("laneFetch", Napi::Function::New(env, fetch));
   exports.Set("laneTraffic", Napi::Function::New(env, traffic));
 }
 

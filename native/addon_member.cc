@@ -2,9 +2,12 @@
 #include <uv.h>
 
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "attempt.h"
 #include "fault.h"
+#include "futex.h"
 #include "napi_help.h"
 
 namespace faultline {
@@ -186,6 +189,19 @@ void set_lease(const Napi::CallbackInfo& info) {
   if (arguments.ok) member_set_lease(*member, until);
 }
 
+// (member, left, low): bytes that may come, and at how many left the coordinator wants to hear of it.
+void set_memory(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const double left = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
+  const uint64_t low = arguments.number(2);
+  if (!arguments.ok) return;
+  member->memory.left.store(static_cast<int64_t>(left));
+  member->memory.low.store(static_cast<int64_t>(low));
+  member->memory.turn.fetch_add(1);
+  futex_wake(&member->memory.turn);
+}
+
 Napi::Value lease(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Member* member = arguments.member(0);
@@ -222,16 +238,33 @@ struct ClientHook {
   uint32_t client;
 };
 
+// Of this thread's clients; who closes takes its own out, so that a thread that comes and goes keeps none.
+thread_local std::vector<std::unique_ptr<ClientHook>> client_hooks;
+
+std::unique_ptr<ClientHook> take_hook(uint32_t member, uint32_t client) {
+  for (auto& at : client_hooks) {
+    if (at->member != member || at->client != client) continue;
+    std::unique_ptr<ClientHook> hook = std::move(at);
+    at = std::move(client_hooks.back());
+    client_hooks.pop_back();
+    return hook;
+  }
+  return nullptr;
+}
+
+void client_thread_ends(void* data) {
+  const auto* ending = static_cast<ClientHook*>(data);
+  const std::unique_ptr<ClientHook> hook = take_hook(ending->member, ending->client);
+  if (Member* member = member_at(hook->member)) client_gone(*member, hook->client);
+}
+
 Napi::Value client_create_call(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Member* member = arguments.member(0);
   if (!arguments.ok) return arguments.env.Undefined();
   const uint32_t client = client_create(*member);
-  auto* hook = new ClientHook{member->handle, client};
-  napi_add_env_cleanup_hook(arguments.env, [](void* data) {
-    std::unique_ptr<ClientHook> hook(static_cast<ClientHook*>(data));
-    if (Member* member = member_at(hook->member)) client_gone(*member, hook->client);
-  }, hook);
+  client_hooks.push_back(std::make_unique<ClientHook>(ClientHook{member->handle, client}));
+  napi_add_env_cleanup_hook(arguments.env, client_thread_ends, client_hooks.back().get());
   return Napi::Number::New(arguments.env, client);
 }
 
@@ -240,6 +273,7 @@ void client_close_call(const Napi::CallbackInfo& info) {
   const uint32_t handle = arguments.u32(0);
   const uint32_t client = arguments.u32(1);
   if (!arguments.ok) return;
+  if (const std::unique_ptr<ClientHook> hook = take_hook(handle, client)) napi_remove_env_cleanup_hook(arguments.env, client_thread_ends, hook.get());
   if (Member* member = member_at(handle)) client_close(*member, client);
 }
 
@@ -294,6 +328,7 @@ void init_member(Napi::Env env, Napi::Object exports) {
   exports.Set("requestStop", Napi::Function::New(env, request_stop));
   exports.Set("waitStopped", Napi::Function::New(env, wait_stopped));
   exports.Set("setLease", Napi::Function::New(env, set_lease));
+  exports.Set("setMemory", Napi::Function::New(env, set_memory));
   exports.Set("lease", Napi::Function::New(env, lease));
   exports.Set("die", Napi::Function::New(env, die));
   exports.Set("gateClose", Napi::Function::New(env, gate_close));

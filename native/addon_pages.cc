@@ -1,6 +1,4 @@
 // The surface of pages, for the coordinator: what it does as a member, and as a home.
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +8,7 @@
 #include "attempt.h"
 #include "futex.h"
 #include "napi_help.h"
+#include "reclaim.h"
 #include "serve.h"
 #include "stamps.h"
 
@@ -63,11 +62,6 @@ bool copy_out(const Region& region, uint64_t page, uint8_t* to) {
   return true;
 }
 
-void punch(Region& region, uint64_t offset, uint64_t length) {
-  if (length == 0 || region.memfd < 0) return;
-  if (fallocate(region.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length)) != 0) memset(region.service + offset, 0, length);
-}
-
 void clear_page(Region& region, uint64_t page) {
   if (region.service == nullptr) return;
   const auto offset = static_cast<off_t>(page * region.page_size);
@@ -75,6 +69,13 @@ void clear_page(Region& region, uint64_t page) {
   const off_t data = lseek(region.memfd, offset, SEEK_DATA);
   if (data < 0 || data >= offset + static_cast<off_t>(region.page_size)) return;
   memset(region.service + offset, 0, region.page_size);
+}
+
+Napi::Value pair(Napi::Env env, uint64_t a, double b) {
+  Napi::Array result = Napi::Array::New(env, 2);
+  result.Set(0u, static_cast<double>(a));
+  result.Set(1u, b);
+  return result;
 }
 
 // Spins until whoever is BUSY is done (microseconds, unless that thread lost its processor), before a call gives up.
@@ -199,6 +200,7 @@ Napi::Value install(const Napi::CallbackInfo& info) {
     for (; i < end; i++) settle(region, call.first + i, end_install(region.pages[call.first + i], version, grant, opened, now));
   }
   const uint64_t installed = call.count - failed;
+  if (has_bytes) spend_memory(region, installed);
   region.stats.installed_pages.fetch_add(installed, std::memory_order_relaxed);
   if (has_bytes) region.stats.installed_bytes.fetch_add(installed * region.page_size, std::memory_order_relaxed);
   else region.stats.installed_without_bytes.fetch_add(installed, std::memory_order_relaxed);
@@ -340,28 +342,24 @@ void returned_run(const Napi::CallbackInfo& info) {
 
 Napi::Value drop(const Napi::CallbackInfo& info) {
   RunCall call(info);
+  return call.ok() ? call.number(drop_pages(*call.region, call.first, call.count)) : call.undefined();
+}
+
+// (region, first, count, most, out)
+Napi::Value reclaim(const Napi::CallbackInfo& info) {
+  RunCall call(info);
+  const uint64_t most = call.arguments.number(3);
+  size_t length = 0;
+  double* out = call.arguments.doubles(4, 0, length);
   if (!call.ok()) return call.undefined();
-  Region& region = *call.region;
-  uint64_t dropped = 0;
-  std::vector<uint64_t> taken;
-  for (uint64_t page = call.first; page < call.first + call.count; page++) {
-    if (!(region.touched[region.extent_of(page)].load() & kPagesTouched)) continue;
-    if (begin_drop(region.pages[page])) taken.push_back(page);
+  std::vector<OwnedRun> owned;
+  const uint64_t next = reclaim_pages(*call.region, call.first, call.count, most, length / 3, owned);
+  for (const OwnedRun& run : owned) {
+    *out++ = static_cast<double>(run.first);
+    *out++ = static_cast<double>(run.count);
+    *out++ = run.version;
   }
-  for (size_t i = 0; i < taken.size();) {
-    const uint64_t first = taken[i];
-    uint64_t count = 0;
-    while (i + count < taken.size() && taken[i + count] == first + count) count++;
-    const bool any_open = std::any_of(taken.begin() + i, taken.begin() + i + count, [&](uint64_t page) { return open(region.pages[page].word.load()) != kOpenNone; });
-    if (any_open) close_run(region, first, count, kOpenNone);
-    // The pages' memory, before a reader of the words may bring new bytes.
-    punch(region, first * region.page_size, count * region.page_size);
-    for (const uint64_t end = i + count; i < end; i++) {
-      if (held(region.pages[taken[i]].word.load()) == kShared) dropped++;
-      settle(region, taken[i], end_close(region.pages[taken[i]], false, false, kOpenNone));
-    }
-  }
-  return call.number(dropped);
+  return pair(call.arguments.env, next, static_cast<double>(owned.size()));
 }
 
 Napi::Value pin_run(const Napi::CallbackInfo& info) {
@@ -374,6 +372,8 @@ Napi::Value pin_run(const Napi::CallbackInfo& info) {
     while (i-- > 0) settle(region, call.first + i, unpin(region.pages[call.first + i], access));
     return Napi::Boolean::New(call.arguments.env, false);
   }
+  // System calls are to find them, too.
+  fill_holes(region, call.first, call.count);
   return Napi::Boolean::New(call.arguments.env, true);
 }
 
@@ -389,13 +389,6 @@ void coalesce_call(const Napi::CallbackInfo& info) {
   Region* region = arguments.region(0);
   const uint64_t page = arguments.ok ? arguments.page(1, region) : 0;
   if (arguments.ok) coalesce(*region, page);
-}
-
-Napi::Value pair(Napi::Env env, uint64_t a, double b) {
-  Napi::Array result = Napi::Array::New(env, 2);
-  result.Set(0u, static_cast<double>(a));
-  result.Set(1u, b);
-  return result;
 }
 
 Napi::Value holdings(const Napi::CallbackInfo& info) {
@@ -501,7 +494,7 @@ void directory(const Napi::CallbackInfo& info) {
   Region* region = arguments.region(0);
   const uint64_t page = arguments.ok ? arguments.page(1, region) : 0;
   size_t length = 0;
-  double* out = arguments.doubles(2, 5, length);
+  double* out = arguments.doubles(2, 7, length);
   if (!arguments.ok) return;
   materialise(*region, page);
   const uint64_t word = region->directory[page].word.load();
@@ -511,6 +504,20 @@ void directory(const Napi::CallbackInfo& info) {
   out[2] = version_of(word);
   out[3] = static_cast<double>(copyset & 0xffffffffu);
   out[4] = static_cast<double>(copyset >> 32);
+  out[5] = writer_of(word);
+  out[6] = (word & kMigratory) != 0;
+}
+
+// (region, page, writer's slot + 1 or 0, migratory)
+void hint_call(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  const uint64_t page = arguments.ok ? arguments.page(1, region) : 0;
+  const auto writer = static_cast<uint32_t>(arguments.number(2, 1023));
+  const bool migratory = arguments.boolean(3);
+  if (!arguments.ok) return;
+  materialise(*region, page);
+  hint(region->directory[page], writer, migratory);
 }
 
 // (region, page, state, owner, version, low, high, keepTxn)
@@ -566,7 +573,7 @@ void zero(const Napi::CallbackInfo& info) {
   }
   memset(region->service + offset, 0, first - offset);
   memset(region->service + end, 0, offset + length - end);
-  punch(*region, first, end - first);
+  give_memory_back(*region, first, end - first);
 }
 
 Napi::Value load32(const Napi::CallbackInfo& info) {
@@ -642,7 +649,7 @@ Napi::Value directory_records(const Napi::CallbackInfo& info) {
       page = (extent + 1) * region.extent_pages;
       continue;
     }
-    const uint64_t word = region.directory[page].word.load() & ~kDirectoryFlags;
+    const uint64_t word = region.directory[page].word.load() & ~(kDirectoryFlags | kHints);
     const uint64_t copyset = region.directory[page].copyset.load();
     const bool used = word != 0 || copyset != 0 || region.pages[page].word.load() != 0;
     if (used) {
@@ -680,6 +687,7 @@ void init_pages(Napi::Env env, Napi::Object exports) {
   exports.Set("deferral", Napi::Function::New(env, deferral_call));
   exports.Set("returned", Napi::Function::New(env, returned_run));
   exports.Set("drop", Napi::Function::New(env, drop));
+  exports.Set("reclaim", Napi::Function::New(env, reclaim));
   exports.Set("pin", Napi::Function::New(env, pin_run));
   exports.Set("unpin", Napi::Function::New(env, unpin_run));
   exports.Set("coalesce", Napi::Function::New(env, coalesce_call));
@@ -689,6 +697,7 @@ void init_pages(Napi::Env env, Napi::Object exports) {
   exports.Set("isHomed", Napi::Function::New(env, is_homed));
   exports.Set("begin", Napi::Function::New(env, begin_call));
   exports.Set("directory", Napi::Function::New(env, directory));
+  exports.Set("hint", Napi::Function::New(env, hint_call));
   exports.Set("end", Napi::Function::New(env, end_call));
   exports.Set("readPages", Napi::Function::New(env, read_pages));
   exports.Set("writePages", Napi::Function::New(env, write_pages));

@@ -56,7 +56,10 @@ void map(const Napi::CallbackInfo& info) {
   const uint64_t address = info[1].IsBigInt() ? info[1].As<Napi::BigInt>().Uint64Value(&lossless) : 0;
   if (!lossless || address == 0 || address % region->page_size != 0) return arguments.fail("ERR_NATIVE_ARGUMENT", "argument 1 must be an address, a multiple of the page size");
   SystemFailure failure;
-  if (!region_map(*region, address, failure)) throw_system(arguments.env, failure);
+  const uint64_t guard = arguments.number(2);
+  if (!arguments.ok) return;
+  if (guard > static_cast<uint64_t>(GuardKind::kUserfaultfd)) return arguments.fail("ERR_NATIVE_ARGUMENT", "argument 2 must be a guard");
+  if (!region_map(*region, address, failure, static_cast<GuardKind>(guard))) throw_system(arguments.env, failure);
 }
 
 Napi::Value buffer(const Napi::CallbackInfo& info) {
@@ -98,6 +101,13 @@ void release(const Napi::CallbackInfo& info) {
   if (arguments.ok) region_release(*region);
 }
 
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Region* region = arguments.region(0);
+  if (!arguments.ok) return arguments.env.Undefined();
+  return Napi::Number::New(arguments.env, static_cast<double>(region_memory(*region)));
+}
+
 Napi::Value stats(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Region* region = arguments.region(0);
@@ -114,12 +124,16 @@ Napi::Value stats(const Napi::CallbackInfo& info) {
   set("protectionChanges", from.protection_changes);
   set("mappingLimitHits", from.mapping_limit_hits);
   set("coalesced", from.coalesced);
+  result.Set("guard", static_cast<double>(region->uffd >= 0 ? GuardKind::kUserfaultfd : GuardKind::kMprotect));
+  set("filledPages", from.filled_pages);
   set("installedPages", from.installed_pages);
   set("discardedPages", from.discarded_pages);
   set("installedBytes", from.installed_bytes);
   set("installedWithoutBytes", from.installed_without_bytes);
   set("invalidatedPages", from.invalidated_pages);
   set("recalledPages", from.recalled_pages);
+  set("droppedPages", from.dropped_pages);
+  result.Set("memory", static_cast<double>(region_memory(*region)));
   set("laneFaults", from.lane_faults);
   set("laneReferred", from.lane_referred);
   set("laneBroken", from.lane_broken);
@@ -150,6 +164,17 @@ Napi::Value bounds(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value lacks(const Napi::CallbackInfo& info) {
+  int error = 0;
+  const char* call = userfaultfd_lacks(error);
+  if (call == nullptr) return info.Env().Null();
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("syscall", call);
+  result.Set("errno", error);
+  result.Set("message", strerror(error));
+  return result;
+}
+
 Napi::Value can_make_buffers(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), shared_buffer_maker() != nullptr); }
 
 }  // namespace
@@ -157,9 +182,11 @@ Napi::Value can_make_buffers(const Napi::CallbackInfo& info) { return Napi::Bool
 void init_region(Napi::Env env, Napi::Object exports) {
   exports.Set("regionCreate", Napi::Function::New(env, create));
   exports.Set("regionMap", Napi::Function::New(env, map));
+  exports.Set("userfaultfdLacks", Napi::Function::New(env, lacks));
   exports.Set("regionBuffer", Napi::Function::New(env, buffer));
   exports.Set("regionDown", Napi::Function::New(env, down));
   exports.Set("regionRelease", Napi::Function::New(env, release));
+  exports.Set("regionMemory", Napi::Function::New(env, memory));
   exports.Set("regionStats", Napi::Function::New(env, stats));
   exports.Set("histogramBounds", Napi::Function::New(env, bounds));
   // A getter: the bridge may be connected after this addon was loaded.

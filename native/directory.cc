@@ -34,13 +34,24 @@ bool resuming(uint64_t word) {
   return (word & kUnresumedMask) != 0 && open(word) != kOpenNone && (word & kPendMask) == 0;
 }
 
+// µs. The clock's low half wraps every 71 minutes: a time that is farther ahead than it can be meant to be is long past.
+int32_t ahead(uint32_t time, uint32_t now, uint32_t most) {
+  const uint32_t left = time - now;
+  return left <= most ? static_cast<int32_t>(left) : 0;
+}
+
+// For how long the page still stays for who has only just got it; for threads that have not resumed. (What is installed by
+// others while this one decides may be later than its `now`.)
+int32_t stay_left(const PageEntry& page, uint32_t now) { return ahead(page.resident_until.load(), now, kLongestStay); }
+int32_t resume_left(const PageEntry& page, uint32_t now) { return ahead(page.installed_at.load() + kResumeLimit, now, kLongestStay); }
+
 // M8: what keeps a copy from being closed now.
 bool waits(PageEntry& page, uint64_t word, bool to_shared, uint32_t now) {
   if (word & kBusy) return true;
   if (word & kWritePinMask) return true;
   if (!to_shared && (word & kReadPinMask)) return true;
-  if (resuming(word) && !after(now, page.installed_at.load() + kResumeLimit)) return true;
-  return open(word) != kOpenNone && after(page.resident_until.load(), now);
+  if (resuming(word) && resume_left(page, now) > 0) return true;
+  return open(word) != kOpenNone && stay_left(page, now) > 0;
 }
 
 // Takes BUSY to close a copy, or defers. `word` is the caller's view; false: it changed, look again.
@@ -130,6 +141,11 @@ After finish(PageEntry& page, uint32_t opened) {
   }
 }
 
+void closed_early(PageEntry& page) {
+  uint64_t word = page.word.load();
+  while (!page.word.compare_exchange_weak(word, with_open(word, kOpenNone))) {}
+}
+
 HomeLock lock_home(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool fresh, uint32_t& grant) {
   uint64_t entry = directory.word.load();
   if (state_of(entry) != kIdle || (entry & kDirectoryFlags)) return HomeLock::kRefused;
@@ -161,7 +177,9 @@ HomeAfter unlock_home(PageEntry& page, DirectoryEntry& directory, uint32_t grant
     const uint64_t next = with_held(with_open(settled(word, result.page), opened), grant) & ~kBusy;
     if (page.word.compare_exchange_weak(word, next)) break;
   }
-  result.ring = (directory.word.fetch_and(~(kLock | kWant)) & kWant) != 0;
+  // Beside copies of others: it is read by more than the one who writes it next.
+  const uint64_t over = kLock | kWant | (grant == kShared ? kMigratory : 0);
+  result.ring = (directory.word.fetch_and(~over) & kWant) != 0;
   return result;
 }
 
@@ -214,7 +232,7 @@ ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access,
   return leave_hop(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
 }
 
-HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, bool keep, uint32_t slot, uint32_t opened, uint32_t now) {
+HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool keep, uint32_t slot, uint32_t opened, uint32_t now) {
   HomeAfter result{};
   const uint32_t before = version_of(directory.word.load());
   const uint32_t version = keep ? before : next_version(before);
@@ -225,7 +243,8 @@ HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, bool keep, uint32_
   for (;;) {
     // Only WANT may have come meanwhile.
     result.ring = (entry & kWant) != 0;
-    if (directory.word.compare_exchange_weak(entry, kIdle | (static_cast<uint64_t>(version) << kVersionShift))) return result;
+    const uint64_t hints = keep ? static_cast<uint64_t>(slot + 1) << kWriterShift : access == kRead ? entry & kMigratory : 0;
+    if (directory.word.compare_exchange_weak(entry, kIdle | hints | (static_cast<uint64_t>(version) << kVersionShift))) return result;
   }
 }
 
@@ -259,12 +278,16 @@ bool unlock_serve(DirectoryEntry& directory, uint32_t access, uint32_t slot, uin
   uint64_t entry = directory.word.load();
   const uint32_t before = version_of(entry);
   version = access == kWrite ? next_version(before) : before == 0 ? 1 : before;
+  const uint64_t copies = directory.copyset.load();
+  // Whoever writes without having read it does not belong to the members that it migrates between; nor does a second reader.
+  const bool migrates = access == kWrite ? (copies & slot_bit(slot)) != 0 : (copies & ~slot_bit(slot)) == 0;
+  const uint64_t hints = (access == kWrite ? 0 : kWriterMask) | (migrates ? kMigratory : 0);
   if (access == kWrite) directory.copyset.store(0);
   else directory.copyset.fetch_or(slot_bit(slot));
   const uint64_t granted = access == kWrite ? kOwned | (static_cast<uint64_t>(slot) << kOwnerShift) : uint64_t{kIdle};
   for (;;) {
     const bool ring = (entry & kWant) != 0;
-    if (directory.word.compare_exchange_weak(entry, granted | (static_cast<uint64_t>(version) << kVersionShift))) return ring;
+    if (directory.word.compare_exchange_weak(entry, granted | (entry & hints) | (static_cast<uint64_t>(version) << kVersionShift))) return ring;
   }
 }
 
@@ -416,9 +439,13 @@ CloseStep begin_recall(PageEntry& page, uint32_t version, bool& keep, bool want_
     // "Unchanged" would be a lie while the home has not said that it has the bytes.
     bytes = same && (held(word) == kExclusive || (word & kUnacked) || (held(word) == kShared && want_bytes));
     if (!(word & kBusy) && !close) {
-      if (bytes) return CloseStep::kResend;
-      poison(page, version);
-      return CloseStep::kNothing;
+      // A thread on a lane may install meanwhile what is recalled: not after it is poisoned, and before that it shows.
+      if (!bytes) poison(page, version);
+      const uint64_t seen = word;
+      word = page.word.load();
+      const bool stands = bytes ? word == seen : held(word) == held(seen) && !(word & kBusy);
+      if (stands) return bytes ? CloseStep::kResend : CloseStep::kNothing;
+      continue;
     }
     CloseStep step;
     if (take_or_defer(page, word, keep, now, step)) {
@@ -455,12 +482,7 @@ int32_t deferral(const PageEntry& page, uint32_t now) {
   const uint64_t word = page.word.load();
   // Pins, BUSY and threads that resume are announced; what only time ends is not.
   if ((word & (kBusy | kReadPinMask | kWritePinMask)) != 0) return (word & kDefer) ? -1 : 0;
-  if (resuming(word)) {
-    const int32_t left = static_cast<int32_t>(page.installed_at.load() + kResumeLimit - now);
-    return left > 0 ? left : 0;
-  }
-  const int32_t left = static_cast<int32_t>(page.resident_until.load() - now);
-  return left > 0 ? left : 0;
+  return resuming(word) ? resume_left(page, now) : stay_left(page, now);
 }
 
 void returned(PageEntry& page, uint32_t version) {
@@ -474,6 +496,11 @@ bool begin_drop(PageEntry& page) {
     if ((held(word) != kShared && held(word) != kInvalid) || (word & (kBusy | kPendMask | kUnacked | kReadPinMask | kWritePinMask))) return false;
     if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
   }
+}
+
+bool in_use(const PageEntry& page, uint64_t word, uint32_t now) {
+  if (word & (kBusy | kPendMask | kUnacked | kDefer | kReadPinMask | kWritePinMask)) return true;
+  return allows(held(word)) != 0 && (stay_left(page, now) > 0 || ((word & kUnresumedMask) != 0 && resume_left(page, now) > 0));
 }
 
 bool begin_coalesce(PageEntry& page, bool also_pinned) {
@@ -533,7 +560,14 @@ void end(DirectoryEntry& directory, uint32_t state, uint32_t owner, uint32_t ver
   const uint64_t next = state | (static_cast<uint64_t>(owner) << kOwnerShift) | (static_cast<uint64_t>(version) << kVersionShift) | (keep_txn ? kTxn : 0);
   uint64_t word = directory.word.load();
   // Without TXN, somebody may have HOP for a moment, to find that it is refused; and who waits for that must be told.
-  while (!directory.word.compare_exchange_weak(word, next | (word & (kLock | kHop | kWant)))) {
+  while (!directory.word.compare_exchange_weak(word, next | (word & (kLock | kHop | kWant | kHints)))) {
+  }
+}
+
+void hint(DirectoryEntry& directory, uint32_t writer, bool migratory) {
+  const uint64_t hints = (static_cast<uint64_t>(writer) << kWriterShift & kWriterMask) | (migratory ? kMigratory : 0);
+  uint64_t word = directory.word.load();
+  while (!directory.word.compare_exchange_weak(word, (word & ~kHints) | hints)) {
   }
 }
 

@@ -47,6 +47,12 @@ constexpr uint64_t kTxn = 1ull << 4;
 constexpr uint64_t kWant = 1ull << 5;
 constexpr int kOwnerShift = 6;
 constexpr uint64_t kOwnerMask = 0x3ffull << kOwnerShift;
+// Two hints, which only decide whether an owner that is recalled for a reader keeps a copy: who kept one last (its slot + 1; 0:
+// nobody), and whether the page migrates: one member after another reads it and then writes it.
+constexpr int kWriterShift = 16;
+constexpr uint64_t kWriterMask = 0x3ffull << kWriterShift;
+constexpr uint64_t kMigratory = 1ull << 26;
+constexpr uint64_t kHints = kWriterMask | kMigratory;
 constexpr int kVersionShift = 32;
 constexpr uint64_t kDirectoryFlags = kLock | kHop | kTxn | kWant;
 
@@ -54,7 +60,7 @@ struct PageEntry {
   std::atomic<uint64_t> word;
   std::atomic<uint32_t> version;
   std::atomic<uint32_t> poison;
-  // Low 32 bits of µs of CLOCK_MONOTONIC; compared by signed difference, because they wrap every 71 minutes.
+  // Low 32 bits of µs of CLOCK_MONOTONIC, which wrap every 71 minutes.
   std::atomic<uint32_t> resident_until;
   std::atomic<uint32_t> installed_at;
   // Where the page went, while HELD is lost.
@@ -76,6 +82,8 @@ static_assert(sizeof(DirectoryEntry) == 16, "tables are sized by it");
 // µs that a page stays after its last waiting thread has resumed, and at the longest while threads have not.
 constexpr uint32_t kResidency = 8;
 constexpr uint32_t kResumeLimit = 10'000;
+// µs: no page is meant to stay for longer.
+constexpr uint32_t kLongestStay = 100'000;
 
 inline uint32_t held(uint64_t word) { return static_cast<uint32_t>(word & kHeldMask); }
 inline uint32_t open(uint64_t word) { return static_cast<uint32_t>((word & kOpenMask) >> kOpenShift); }
@@ -131,6 +139,9 @@ After resume(PageEntry& page, uint32_t now);
 // BUSY -> done: HELD stays, OPEN becomes what the mapping allows now (here and below: or kAsItWas).
 After finish(PageEntry& page, uint32_t opened);
 
+// BUSY, and stays so: the mapping is closed already.
+void closed_early(PageEntry& page);
+
 // D1: may this member open a page of its own without asking anybody? Takes LOCK and the page's BUSY, both or none.
 // fresh: only if the page is as nobody has used it (to open a whole extent). Sets `grant`.
 enum class HomeLock : uint8_t { kLocked, kRefused, kRefusedAndRing };
@@ -159,7 +170,7 @@ enum class ServeStep : uint8_t {
 ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t owner, bool& registered, uint32_t& version);
 // The bytes are in the service view, and begin_install() has taken BUSY. keep: the owner at `slot` stays with a copy. Ends
 // BUSY, the claim, and HOP.
-HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, bool keep, uint32_t slot, uint32_t opened, uint32_t now);
+HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool keep, uint32_t slot, uint32_t opened, uint32_t now);
 // D5: the coordinator goes on. true: it must hear that HOP is gone.
 bool leave_hop(DirectoryEntry& directory);
 
@@ -205,6 +216,8 @@ int32_t deferral(const PageEntry& page, uint32_t now);
 void returned(PageEntry& page, uint32_t version);
 // M15: BUSY was taken, of a clean copy or of one that is not valid any more; close, then end_close(invalid).
 bool begin_drop(PageEntry& page);
+// Something is about to happen with the page, or has only just: no time to take its memory away.
+bool in_use(const PageEntry& page, uint64_t word, uint32_t now);
 // M14: BUSY was taken if the page is open and not pinned; close, then finish(kOpenNone).
 bool begin_coalesce(PageEntry& page, bool also_pinned);
 // BUSY was taken, whatever OPEN is, unless the page is pinned; close, then finish().
@@ -217,8 +230,11 @@ After unpin(PageEntry& page, uint32_t access);
 enum class Begun : uint8_t { kBegun = 0, kLocked = 1, kRunning = 2 };
 Begun begin(DirectoryEntry& directory);
 void end(DirectoryEntry& directory, uint32_t state, uint32_t owner, uint32_t version, uint64_t copyset, bool keep_txn);
+// The hints become these: the slot + 1 of the writer that kept a copy, or 0.
+void hint(DirectoryEntry& directory, uint32_t writer, bool migratory);
 inline uint32_t state_of(uint64_t word) { return static_cast<uint32_t>(word & kStateMask); }
 inline uint32_t owner_of(uint64_t word) { return static_cast<uint32_t>((word & kOwnerMask) >> kOwnerShift); }
+inline uint32_t writer_of(uint64_t word) { return static_cast<uint32_t>((word & kWriterMask) >> kWriterShift); }
 inline uint32_t version_of(uint64_t word) { return static_cast<uint32_t>(word >> kVersionShift); }
 
 }  // namespace faultline

@@ -18,8 +18,8 @@
 
 // Everything from handle() downwards runs in a signal handler that may have interrupted anything: malloc, V8, a lock
 // holder. So it uses atomics on memory that is mapped before the handler can see it, bare system calls (futex, write,
-// mprotect, sched_yield, gettid), and clock_gettime, which POSIX lists as async-signal-safe. It allocates nothing, takes
-// no lock, throws nothing, and calls nothing of V8 or Node-API.
+// mprotect, madvise, ioctl, lseek, sched_yield, gettid), and clock_gettime, which POSIX lists as async-signal-safe. It
+// allocates nothing, takes no lock, throws nothing, and calls nothing of V8 or Node-API.
 
 namespace faultline {
 namespace {
@@ -37,7 +37,10 @@ constexpr uint64_t kSlice = 100'000;
 constexpr uint32_t kSpin = 600;
 std::atomic<uint32_t> usual_wait{kSpin};
 
-struct sigaction previous;
+// Tells the threads of different processes apart. Set before the first fault.
+uint32_t process_salt = 0;
+// Who handled the two signals before.
+struct sigaction previous_segv, previous_bus;
 std::atomic<bool> in_child{false};
 // Whether threads whose access can't be served wait for the end of the process, instead of being that end themselves.
 // While the main thread is still to bring that end about (its 'exit' event has not come) it must not wait itself.
@@ -234,9 +237,12 @@ void serve(const Fault& fault) {
   Region& region = fault.region;
   const uint64_t start = now_us();
   stamp(region.id, fault.page, Stage::kTrapped);
-  // A region that is down may have no tables any more. (gettid is a bare system call.)
-  if (effective_down(region) == kUp) hold_recent(recent, region, fault.page, has_run_since(fault.context), static_cast<uint32_t>(syscall(SYS_gettid)), static_cast<uint32_t>(start));
+  // A region that is down may have no tables any more. (Where a thread's own storage is tells it from the others of its
+  // process; asking the kernel for its number costs a system call.)
+  const auto own = process_salt ^ static_cast<uint32_t>(reinterpret_cast<uintptr_t>(&recent) >> 6);
+  if (effective_down(region) == kUp) hold_recent(recent, region, fault.page, has_run_since(fault.context), own, static_cast<uint32_t>(start));
   (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
+  bool changed = false;
   Turn turn;
   turn.page = fault.page;
   turn.access = fault.access;
@@ -244,9 +250,16 @@ void serve(const Fault& fault) {
   bool slept = false;
   for (;;) {
     Next next = serve_look(region, turn);
-    if (next == Next::kChange) next = serve_change(region, turn);
+    if (next == Next::kChange) {
+      changed = true;
+      next = serve_change(region, turn);
+    }
     switch (next) {
       case Next::kRun:
+        // A hole that gets memory: with mprotect the kernel does that by itself. Counted apart.
+        if (!turn.waited && !changed && region.guard->leaves_holes() && serve_fill(region, turn)) {
+          (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_sub(1, std::memory_order_relaxed);
+        }
         if (turn.waited) {
           const uint64_t wait = now_us() - start;
           if (slept) learn_wait(wait);
@@ -269,6 +282,10 @@ void serve(const Fault& fault) {
       case Next::kMappings:
         futex_wait(&region.coalesce_turn, turn.futex, kCoalesceWait);
         break;
+      case Next::kMemory:
+        turn.waited = true;
+        futex_wait(&region.member->memory.turn, turn.futex, kMemoryWait);
+        break;
       case Next::kFrozen:
         threads_waiting.fetch_add(1);
         futex_wait(&region.member->down, kFrozen, kLookAgain);
@@ -286,6 +303,7 @@ void serve(const Fault& fault) {
 }
 
 void chain(int signal, siginfo_t* info, void* context) {
+  const struct sigaction& previous = signal == SIGBUS ? previous_bus : previous_segv;
   if (previous.sa_flags & SA_SIGINFO) {
     if (previous.sa_sigaction != nullptr) return previous.sa_sigaction(signal, info, context);
   } else if (previous.sa_handler == SIG_IGN && info->si_code <= 0) {
@@ -297,8 +315,8 @@ void chain(int signal, siginfo_t* info, void* context) {
   // sent is sent again. (A kernel fault can't be ignored, whatever was set.)
   struct sigaction standard {};
   standard.sa_handler = SIG_DFL;
-  sigaction(SIGSEGV, &standard, nullptr);
-  if (info->si_code <= 0) raise(SIGSEGV);
+  sigaction(signal, &standard, nullptr);
+  if (info->si_code <= 0) raise(signal);
 }
 
 void handle(int signal, siginfo_t* info, void* context) {
@@ -323,6 +341,15 @@ void handle(int signal, siginfo_t* info, void* context) {
   chain(signal, info, context);
 }
 
+void install(int signal, struct sigaction& previous) {
+  struct sigaction ours {};
+  ours.sa_sigaction = handle;
+  // On the alternate stack where a thread has one: the fault may be the stack's own.
+  ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigemptyset(&ours.sa_mask);
+  sigaction(signal, &ours, &previous);
+}
+
 }  // namespace
 
 void fault_install() {
@@ -330,16 +357,18 @@ void fault_install() {
   std::call_once(once, [] {
     // The guards and the port exist before the first fault: building a static takes a lock.
     guard_mprotect();
+    guard_userfaultfd();
     guard_unmapped();
     lane_poll_us();
+    process_salt = static_cast<uint32_t>(getpid()) * 0x9e3779b1u ^ static_cast<uint32_t>(now_us());
     pthread_atfork(nullptr, nullptr, [] { in_child = true; });
-    struct sigaction ours {};
-    ours.sa_sigaction = handle;
-    // On the alternate stack where a thread has one: the fault may be the stack's own.
-    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    sigemptyset(&ours.sa_mask);
-    sigaction(SIGSEGV, &ours, &previous);
+    install(SIGSEGV, previous_segv);
   });
+}
+
+void fault_install_bus() {
+  static std::once_flag once;
+  std::call_once(once, [] { install(SIGBUS, previous_bus); });
 }
 
 void fault_this_is_coordinator(bool is) {

@@ -10,6 +10,9 @@ namespace faultline {
 // Installs the handler, once for the process. Whatever handled SIGSEGV before gets every address that is not ours.
 void fault_install();
 
+// SIGBUS, too: for regions with userfaultfd. Once for the process.
+void fault_install_bus();
+
 // Marks the calling thread as a coordinator: a fault of its own on an app view could never be served.
 void fault_this_is_coordinator(bool is);
 

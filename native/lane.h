@@ -10,7 +10,7 @@
 namespace faultline {
 
 // Pages of one request; the sum of their bytes is bounded, too.
-constexpr uint32_t kLanePages = 32;
+constexpr uint32_t kLanePages = 64;
 constexpr uint64_t kLaneBytes = 256 << 10;
 
 // ---- what goes over a lane: fixed sizes, this machine's byte order (members of another are refused at the join) -------
@@ -27,7 +27,7 @@ struct LaneQuestion {
   uint32_t magic;
   uint8_t op;
   uint8_t access;
-  uint8_t keep;      // kLaneRecall: stay with a shared copy
+  uint8_t keep;      // kLaneRecall: stay with a shared copy; kLaneRequest: all pages with this access, not the first alone
   uint8_t count;     // kLaneRequest: pages first, first + stride, ...
   uint32_t region;   // its id in the cluster's table
   uint32_t generation;  // of the home of the page's slice
@@ -96,6 +96,8 @@ struct LaneTurn {
   void* lane = nullptr;  // taken, by whoever provides lanes
   uint32_t slot = 0;     // of the member at the other end
   bool hop = false;      // D4: this member is the home
+  bool ahead = false;    // no thread waits for the first page either
+  uint32_t granted = 0;  // pages, when the answer is here
   Streams* streams = nullptr;  // the thread's own, or nullptr
   LaneQuestion question;
 };
@@ -108,12 +110,15 @@ void lane_put_back(Region& region, void* lane);
 bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn);
 // The page has been claimed for the lane: the question, with what is read ahead claimed as well.
 void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_version, Streams* streams, LaneTurn& turn);
+// Claims, from `page` on and before `end`, the next pages that are neither here nor asked for, takes a lane to their home,
+// and makes the question; `page` is behind them then. false: there are none, or no lane.
+bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t access, LaneTurn& turn);
 // D4, first half: the page is homed here and another member has it. false: nothing was changed.
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn);
 // The answer is here, and the bytes are in the service view. Takes BUSY of all that can be installed ...
-void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t& begun);
+void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t& begun);
 // ... opens them, and ends the claims.
-void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t begun);
+void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t begun);
 // No answer: the claims become the coordinator's, or end, and then the lane is put back, or what else is to be done with it.
 void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*));
 
@@ -124,7 +129,7 @@ struct Serving {
   LaneQuestion question;
   uint32_t slot = 0;
   uint32_t taken = 0;          // pages
-  uint32_t closes = 0;         // bit i: page i is BUSY, and to be closed
+  uint64_t closes = 0;         // bit i: page i is BUSY, and to be closed
   LaneAnswer answer;
   uint64_t first_byte = 0;     // kLaneBytesFollow: where the first page's bytes are in the memfd
 };

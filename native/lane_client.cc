@@ -1,7 +1,6 @@
-// The asking end of a lane, in the fault handler. It makes bare system calls (sendmsg, recvmsg, shutdown, write,
-// sched_getaffinity), reads the clock and the processor's number (clock_gettime is on POSIX's list; sched_getcpu reads
+// The asking end of a lane: in the fault handler, and for prefetches. It makes bare system calls (sendmsg, recvmsg, shutdown,
+// write, madvise, sched_getaffinity), reads the clock and the processor's number (clock_gettime is on POSIX's list; sched_getcpu reads
 // what the kernel keeps for this thread, and takes no lock), and touches memory that exists. Nothing else.
-#include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -38,11 +37,13 @@ bool has_two_processors() {
   return count > 1;
 }
 
-// The other end runs beside this thread, not in its place.
+// The other end runs beside this thread, not in its place. Where it ran last tells that, also to a thread that is bound to
+// one processor; before it is known, and of another machine's processors, all that tells is that this thread has a second.
 bool may_poll(const Lane& lane, uint32_t cpu) {
-  if (lane_poll_us() == 0 || lane.server_cpu.load(std::memory_order_relaxed) == cpu) return false;
+  if (lane_poll_us() == 0) return false;
   if (lane.usual.load(std::memory_order_relaxed) > kWorthPolling && lane.questions.load(std::memory_order_relaxed) % kTryAgain != 0) return false;
-  return true;
+  const uint32_t server_cpu = lane.server_cpu.load(std::memory_order_relaxed);
+  return server_cpu == UINT32_MAX || lane.far ? has_two_processors() : server_cpu != cpu;
 }
 
 bool send_all(int fd, const void* bytes, size_t length) {
@@ -78,16 +79,26 @@ int places(const Region& region, const LaneQuestion& question, LaneAnswer& answe
   return used;
 }
 
+// The memory that the bytes are received into is most probably new, and costs as much as everything else on the way: the
+// kernel finds and clears it while the other end works. Only if the thread would look at the socket meanwhile, and the lane
+// has brought bytes last. Where it can't be made now, receiving does it.
+void make_room(const Region& region, const LaneQuestion& question, const Lane& lane) {
+  if (question.version != 0 && question.op == kLaneRequest) return;
+  if (question.count > 1 || !lane.brings_bytes.load(std::memory_order_relaxed)) return;
+  make_memory(region, question.page * region.page_size, region.page_size);
+}
+
 // The whole answer, or false: the lane is of no use any more.
 bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at, uint64_t& got) {
   const int fd = lane.fd.load(std::memory_order_relaxed);
   const uint64_t head = lane_answer_size(question.count);
   const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
-  bool polls = may_poll(lane, cpu) && has_two_processors();
-  const uint64_t until = asked_at + uint64_t{lane_poll_us()} * 1000;
+  bool polls = may_poll(lane, cpu);
+  uint64_t until = asked_at + uint64_t{lane_poll_us()} * 1000;
   iovec at[kLanePages + 1];
   got = 0;
   uint64_t whole = head;
+  if (polls) make_room(region, question, lane);
   while (got < whole) {
     msghdr message{};
     message.msg_iov = at;
@@ -96,10 +107,12 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
     if (count > 0) {
       const bool had_head = got >= head;
       got += static_cast<uint64_t>(count);
+      if (polls && question.count > 1) until = now_ns() + uint64_t{lane_poll_us()} * 1000;
       if (!had_head && got >= head) {
         if (answer.magic != kLaneMagic || answer.granted > question.count || answer.content > kLaneSame) return false;
         const bool bytes = answer.granted > 0 && answer.content == kLaneBytesFollow;
         if (bytes && question.op == kLaneRequest && question.version != 0) return false;
+        if (answer.granted > 0 && answer.content != kLaneSame) lane.brings_bytes.store(bytes, std::memory_order_relaxed);
         if (bytes) whole = head + answer.granted * region.page_size;
       }
       continue;
@@ -165,34 +178,42 @@ void lane_break(Region& region, Lane& lane) {
   lanes.wakers.fetch_sub(1);
 }
 
-}  // namespace
-
-void lane_exchange(Region& region, LaneTurn& turn) {
+// The question is on its way; false: the lane is of no use.
+bool put_question(Region& region, LaneTurn& turn, uint64_t& asked_at) {
   auto& lane = *static_cast<Lane*>(turn.lane);
   LaneQuestion& question = turn.question;
   question.cpu = static_cast<uint32_t>(sched_getcpu());
   question.reserved = 0;
-  LaneAnswer answer;
   // The service view stays while somebody receives into it.
   region.on_lanes.fetch_add(1);
   region.stats.lane_messages.fetch_add(2, std::memory_order_relaxed);
+  lane.questions.fetch_add(1, std::memory_order_relaxed);
+  asked_at = now_ns();
+  stamp(region.id, question.page, Stage::kLaneSent);
+  return send_all(lane.fd.load(std::memory_order_relaxed), &question, sizeof question);
+}
+
+// The answer, and all that follows from it.
+void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) {
+  auto& lane = *static_cast<Lane*>(turn.lane);
+  LaneQuestion& question = turn.question;
+  LaneAnswer answer;
   Lanes& lanes = *region.member->lanes.load();
   uint64_t received = 0;
-  lane.questions.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t asked_at = now_ns();
-  const int fd = lane.fd.load(std::memory_order_relaxed);
-  stamp(region.id, question.page, Stage::kLaneSent);
-  if (send_all(fd, &question, sizeof question) && receive(region, question, lane, answer, asked_at, received)) {
+  if (asked && receive(region, question, lane, answer, asked_at, received)) {
     lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
     lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
     lanes.bytes_sent.fetch_add(sizeof question, std::memory_order_relaxed);
     lanes.bytes_received.fetch_add(received, std::memory_order_relaxed);
     stamp(region.id, question.page, Stage::kLaneArrived);
-    const uint64_t took = now_ns() - asked_at;
-    const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
-    lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
+    // What a run takes says nothing of a single page.
+    if (question.count == 1) {
+      const uint64_t took = now_ns() - asked_at;
+      const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
+      lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
+    }
     lane.server_cpu.store(answer.cpu, std::memory_order_relaxed);
-    uint32_t begun = 0;
+    uint64_t begun = 0;
     lane_install(region, turn, answer, begun);
     if (turn.hop && begun != 0) {
       // The owner need not keep the bytes any longer. If this does not arrive it keeps them in vain.
@@ -201,15 +222,58 @@ void lane_exchange(Region& region, LaneTurn& turn) {
       region.stats.lane_messages.fetch_add(1, std::memory_order_relaxed);
       lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
       lanes.bytes_sent.fetch_add(sizeof thanks, std::memory_order_relaxed);
-      send_all(fd, &thanks, sizeof thanks);
+      send_all(lane.fd.load(std::memory_order_relaxed), &thanks, sizeof thanks);
     }
     lane_finish(region, turn, answer, begun);
     stamp(region.id, question.page, Stage::kLaneInstalled);
   } else {
+    turn.granted = 0;
     region.stats.lane_broken.fetch_add(1, std::memory_order_relaxed);
     lane_give_up(region, turn, [](Region& at, void* taken) { lane_break(at, *static_cast<Lane*>(taken)); });
   }
   region.on_lanes.fetch_sub(1);
+}
+
+}  // namespace
+
+void lane_exchange(Region& region, LaneTurn& turn) {
+  uint64_t asked_at = 0;
+  const bool asked = put_question(region, turn, asked_at);
+  take_answer(region, turn, asked, asked_at);
+}
+
+void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, uint64_t& looked_at) {
+  // While one answer is received the page server makes the next.
+  constexpr int kUnderWay = 2;
+  LaneTurn turns[kUnderWay];
+  bool asked[kUnderWay] = {};
+  uint64_t asked_at[kUnderWay] = {};
+  uint64_t page = first;
+  bool goes_on = true;
+  uint32_t next = 0;
+  uint32_t oldest = 0;
+  for (;;) {
+    // Not while questions are under way: their claims would keep others waiting.
+    for (uint32_t waits = 0; oldest == next && waits < kMemoryPatience; waits++) {
+      const uint32_t memory_turn = region.member->memory.turn.load();
+      if (!region.member->memory.is_short()) break;
+      ring_memory(region);
+      futex_wait(&region.member->memory.turn, memory_turn, kMemoryWait);
+    }
+    while (goes_on && next - oldest < kUnderWay) {
+      const uint32_t at = next % kUnderWay;
+      goes_on = effective_down(region) == kUp && lane_ask_ahead(region, page, end, access, turns[at]);
+      if (!goes_on) break;
+      asked[at] = put_question(region, turns[at], asked_at[at]);
+      next++;
+    }
+    if (oldest == next) break;
+    const uint32_t at = oldest++ % kUnderWay;
+    take_answer(region, turns[at], asked[at], asked_at[at]);
+    // What a home refuses, and probably what follows it, is the coordinators'.
+    if (turns[at].granted == 0) goes_on = false;
+  }
+  looked_at = page;
 }
 
 }  // namespace faultline

@@ -16,19 +16,10 @@ uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
 
 void count(std::atomic<uint64_t>& counter, uint64_t by = 1) { counter.fetch_add(by, std::memory_order_relaxed); }
 
-// What is read ahead is only read: pages that a member owns without having written them would be lost with it.
-uint32_t access_at(const LaneQuestion& question, uint32_t i) { return i == 0 ? question.access : uint32_t{kRead}; }
+// What is read ahead unasked is only read: pages that a member owns without having written them would be lost with it.
+uint32_t access_at(const LaneQuestion& question, uint32_t i) { return i == 0 || question.keep != 0 ? question.access : uint32_t{kRead}; }
 
 uint64_t page_of(const LaneQuestion& question, uint32_t i) { return question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i); }
-
-// Where the memfd has bytes at or after a page; the region's end if nowhere. (lseek is async-signal-safe, and nobody uses
-// the descriptor's position.)
-uint64_t next_data(const Region& region, uint64_t page) {
-  const off_t data = lseek(region.memfd, static_cast<off_t>(page * region.page_size), SEEK_DATA);
-  return data < 0 ? region.size : static_cast<uint64_t>(data);
-}
-
-bool is_hole(const Region& region, uint64_t page) { return next_data(region, page) >= (page + 1) * region.page_size; }
 
 // BUSY ends by itself, after a protection change or a copy.
 InstallStep begin(PageEntry& page, uint32_t version, bool& was_open) {
@@ -128,6 +119,7 @@ bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
   if (turn.lane == nullptr) return false;
   turn.slot = slice->slot;
   turn.hop = false;
+  turn.ahead = false;
   turn.streams = nullptr;
   turn.question.generation = slice->generation;
   return true;
@@ -165,6 +157,40 @@ void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_vers
   stream_asked(*streams, region, page, asked);
 }
 
+bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t access, LaneTurn& turn) {
+  LaneQuestion& question = turn.question;
+  for (; page < end; page++) {
+    region.touch(page, kPagesTouched);
+    if (region.homed_here(page) || !would_claim(region.pages[page], access)) continue;
+    if (!lane_to_home(region, page, turn)) return false;
+    if (claim_ahead(region.pages[page], access)) break;
+    lane_put_back(region, turn.lane);
+    turn.lane = nullptr;
+  }
+  if (page >= end) return false;
+  const Slices::Slice* slice = region.slice_of(page);
+  uint64_t most = kLaneBytes >> region.page_shift;
+  if (most > kLanePages) most = kLanePages;
+  if (most < 1) most = 1;
+  const uint64_t first = page++;
+  while (page < end && page - first < most && slice != nullptr && page - slice->first < slice->count && !region.homed_here(page)) {
+    region.touch(page, kPagesTouched);
+    if (!claim_ahead(region.pages[page], access)) break;
+    page++;
+  }
+  turn.ahead = true;
+  question.magic = kLaneMagic;
+  question.op = kLaneRequest;
+  question.access = static_cast<uint8_t>(access);
+  question.keep = 1;
+  question.count = static_cast<uint8_t>(page - first);
+  question.region = region.id;
+  question.version = 0;
+  question.stride = 1;
+  question.page = first;
+  return true;
+}
+
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn) {
   const uint64_t word = region.directory[page].word.load();
   if (state_of(word) != kOwned || (word & kDirectoryFlags)) return false;
@@ -187,12 +213,13 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
     return false;
   }
   turn.hop = true;
+  turn.ahead = false;
   turn.streams = nullptr;
   LaneQuestion& question = turn.question;
   question.magic = kLaneMagic;
   question.op = kLaneRecall;
   question.access = static_cast<uint8_t>(access);
-  question.keep = access == kRead;
+  question.keep = access == kRead && !(word & kMigratory);
   question.count = 1;
   question.region = region.id;
   question.generation = slice->generation;
@@ -202,31 +229,33 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
   return true;
 }
 
-void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t& begun) {
+void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t& begun) {
   const LaneQuestion& question = turn.question;
   begun = 0;
+  turn.granted = answer.granted;
   for (uint32_t i = 0; i < question.count; i++) {
     const uint64_t page = page_of(question, i);
     PageEntry& entry = region.pages[page];
     bool was_open = false;
     if (i >= answer.granted) {
-      to_coordinator(region, page, i == 0);
+      to_coordinator(region, page, i == 0 && !turn.ahead);
       continue;
     }
     // Not open: nobody reads the page while it is cleared.
     if (answer.content == kLaneZero && !is_hole(region, page)) memset(region.service + page * region.page_size, 0, region.page_size);
     const InstallStep step = begin(entry, answer.versions[i], was_open);
-    if (step == InstallStep::kBegun) begun |= 1u << i;
+    if (step == InstallStep::kBegun) begun |= uint64_t{1} << i;
     else {
       count(region.stats.discarded_pages);
-      if (step == InstallStep::kDiscarded) to_coordinator(region, page, i == 0);
+      if (step == InstallStep::kDiscarded) to_coordinator(region, page, i == 0 && !turn.ahead);
     }
   }
 }
 
-void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint32_t begun) {
+void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t begun) {
   const LaneQuestion& question = turn.question;
-  const auto grant_at = [&](uint32_t i) { return access_at(question, i) == kWrite ? uint32_t{kExclusive} : uint32_t{kShared}; };
+  // A hop that leaves the owner no copy leaves the home alone with the page.
+  const auto grant_at = [&](uint32_t i) { return (turn.hop ? question.keep == 0 : access_at(question, i) == kWrite) ? uint32_t{kExclusive} : uint32_t{kShared}; };
   const uint32_t now = clock32();
   uint32_t installed = 0;
   const bool forwards = question.stride == 1;
@@ -242,7 +271,7 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint3
     for (; i < end; i++) {
       const uint64_t page = page_of(question, i);
       if (turn.hop) {
-        const HomeAfter after = end_hop(region.pages[page], region.directory[page], question.keep != 0, turn.slot, opened, now);
+        const HomeAfter after = end_hop(region.pages[page], region.directory[page], question.access, question.keep != 0, turn.slot, opened, now);
         settle(region, page, {after.page.wake, after.page.ring || after.ring});
       } else {
         settle(region, page, end_install(region.pages[page], answer.versions[i], grant_at(i), opened, now));
@@ -251,22 +280,26 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint3
     }
   }
   count(region.stats.installed_pages, installed);
+  if (answer.content == kLaneBytesFollow) spend_memory(region, installed);
   if (answer.content == kLaneBytesFollow) count(region.stats.installed_bytes, installed * region.page_size);
   else count(region.stats.installed_without_bytes, installed);
   const bool served = (begun & 1) != 0;
   if (turn.streams != nullptr) detour_learn(*turn.streams, region, question.access, answer.granted == 0);
   if (served) {
-    count(region.stats.lane_faults);
+    if (!turn.ahead) count(region.stats.lane_faults);
     if (turn.hop) count(region.stats.lane_recalls_sent);
-    count(region.stats.lane_pages_ahead, installed - 1);
-  } else {
+    count(region.stats.lane_pages_ahead, turn.ahead ? installed : installed - 1);
+  } else if (!turn.ahead) {
     count(region.stats.lane_referred);
   }
   end_question(region, turn, served, lane_put_back);
 }
 
 void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*)) {
-  for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), i == 0);
+  // The home may have granted what nobody will ever install. A copy is found out at its invalidation; but a page that this
+  // member owns without knowing it is lost when it leaves, so the coordinator asks for it again.
+  const bool owned = turn.ahead && turn.question.access == kWrite;
+  for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), owned || (i == 0 && !turn.ahead));
   end_question(region, turn, false, with_lane);
 }
 
@@ -302,7 +335,7 @@ bool serve_begin(Region& region, Serving& serving) {
       const ServeStep step = lock_serve(region.pages[page], region.directory[page], access_at(question, serving.taken), serving.slot, question.version, now);
       if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
       if (step != ServeStep::kLocked && step != ServeStep::kClose) break;
-      if (step == ServeStep::kClose) serving.closes |= 1u << serving.taken;
+      if (step == ServeStep::kClose) serving.closes |= uint64_t{1} << serving.taken;
     }
     if (serving.taken > 0) return true;
   }
@@ -316,6 +349,7 @@ void serve_finish(Region& region, Serving& serving) {
   const bool recall = question.op == kLaneRecall;
   const auto to_shared_at = [&](uint32_t i) { return recall ? question.keep != 0 : access_at(question, i) == kRead; };
   const bool neighbours = question.stride == 1;
+  BusyPages busy{question.page, question.stride, serving.closes};
   for (uint32_t i = 0; i < serving.taken;) {
     const uint64_t first = page_of(question, i);
     const auto open_at = [&](uint32_t at) { return open(region.pages[page_of(question, at)].word.load()) != kOpenNone; };
@@ -328,7 +362,9 @@ void serve_finish(Region& region, Serving& serving) {
     uint32_t end = i + 1;
     while (neighbours && end < serving.taken && (serving.closes >> end & 1) && open_at(end) == is_open && to_shared_at(end) == to_shared) end++;
     // To read-only only what was open: what is closed stays closed until somebody needs it.
-    const uint32_t opened = is_open ? close_run(region, first, end - i, to_shared ? kOpenRead : kOpenNone) : uint32_t{kOpenNone};
+    const uint32_t opened = is_open ? close_run(region, first, end - i, to_shared ? kOpenRead : kOpenNone, &busy) : uint32_t{kOpenNone};
+    // Their BUSY ends now.
+    for (uint32_t closed = i; closed < end; closed++) busy.busy &= ~(uint64_t{1} << closed);
     for (; i < end; i++) settle(region, page_of(question, i), end_close(region.pages[page_of(question, i)], to_shared, recall, opened));
   }
   // Pages that nobody has written are holes, and need no bytes. All pages of an answer are alike.
@@ -336,10 +372,12 @@ void serve_finish(Region& region, Serving& serving) {
   const bool zero = !same && is_hole(region, question.page);
   answer.content = same ? kLaneSame : zero ? kLaneZero : kLaneBytesFollow;
   serving.first_byte = question.page * region.page_size;
+  // Neighbours up to here are as the first one is, without asking the kernel about each.
+  const uint64_t alike = serving.taken == 1 || same || !neighbours ? 0 : (zero ? next_data(region, question.page) : next_hole(region, question.page)) >> region.page_shift;
   uint32_t granted = 0;
   for (; granted < serving.taken; granted++) {
     const uint64_t page = page_of(question, granted);
-    if (granted > 0 && is_hole(region, page) != zero) break;
+    if (granted > 0 && page >= alike && is_hole(region, page) != zero) break;
     if (recall) {
       answer.versions[0] = question.version;
       continue;

@@ -22,11 +22,15 @@ struct Lane {
   Peer* peer = nullptr;
   uint32_t index = 0;
   std::atomic<int> fd{-1};
+  // To another machine, or as if it were. Set before the lane can be taken.
+  bool far = false;
   // Where the page server at the other end ran when it answered last.
   std::atomic<uint32_t> server_cpu{UINT32_MAX};
   // ns that an answer usually takes: a moving average.
   std::atomic<uint32_t> usual{0};
   std::atomic<uint32_t> questions{0};
+  // Its last answer had bytes, or would have had.
+  std::atomic<bool> brings_bytes{true};
 };
 
 // What this member knows of another, for lanes. Kept for the next one in the same slot: a handler may look at it.
@@ -60,6 +64,7 @@ struct Lanes {
   std::atomic<int> event{-1};
   std::atomic<uint32_t> wakers{0};  // threads that are about to
   std::mutex mutex;
+  std::atomic<uint32_t> waiting{0};  // for the mutex, others than the page server
   bool running = false;
   LaneAddresses addresses;
   void* server = nullptr;
@@ -90,6 +95,10 @@ LaneTraffic lanes_traffic(Member& member);
 
 // For the handler: asks, installs, ends the claims. Async-signal-safe.
 void lane_exchange(Region& region, LaneTurn& turn);
+
+// Brings pages of [first, end) that are not here, as far as lanes can, run by run; `looked_at`: everything before it was
+// tried. What is not here then is the coordinators'. Not in the handler: it waits for answers.
+void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, uint64_t& looked_at);
 
 // µs that both ends look at a socket before they sleep (FAULTLINE_LANE_POLL); 0: they sleep at once.
 uint32_t lane_poll_us();

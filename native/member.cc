@@ -133,6 +133,7 @@ uint32_t member_create(const std::string& key, std::string& error) {
   member.gate.open();
   member.detail[0] = 0;
   member.lease = 0;
+  member.memory.clear();
   member.dying = false;
   member.attached = false;
   member.clients.clear();

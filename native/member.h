@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 
+#include "budget.h"
 #include "request_ring.h"
 
 namespace faultline {
@@ -66,6 +67,7 @@ struct Member {
   // What is appended to the line that a process dies with; written before `down`.
   char detail[256] = {};
   std::atomic<uint64_t> lease{0};
+  Budget memory;
   // nullptr until lanes are first opened, then kept for the next member in this place.
   std::atomic<Lanes*> lanes{nullptr};
   // A thread has asked for the last words already; what it did, for the line that the process ends with.

@@ -41,6 +41,8 @@ constexpr uint64_t kAgainLongest = 1'000'000;
 // µs that a stranger may take to say who it is.
 constexpr uint64_t kHelloTime = 1'000'000;
 constexpr int kBuffer = 512 << 10;
+// Every so many looks at the lane that was answered last there is one at everything.
+constexpr uint32_t kLookAtAll = 8;
 
 struct Hello {
   uint32_t magic, version;
@@ -98,8 +100,9 @@ struct Server {
   uint64_t poll_until = 0;
   int worth = 8;
   uint32_t skipped = 0;
-  int hot = -1;
-  bool answered = false;
+  uint32_t looks = 0;
+  // That was answered last. Others end it, too, under the mutex: without that it is only compared.
+  std::atomic<Connection*> hot{nullptr};
 
   Server(Member& m, Lanes& l) : member(m), lanes(l) {}
 
@@ -128,12 +131,18 @@ struct Server {
     }
     if (connection->region != nullptr) let_go(connection);
     look_at = 0;
+    if (hot.load(std::memory_order_relaxed) == connection) hot.store(nullptr, std::memory_order_relaxed);
     close(connection->fd);
     for (auto it = connections.begin(); it != connections.end(); ++it) {
       if (it->get() != connection) continue;
       connections.erase(it);
       return;
     }
+  }
+
+  bool end(Connection* connection) {
+    drop(connection);
+    return true;
   }
 
   static void let_go(Connection* connection) {
@@ -263,6 +272,7 @@ struct Server {
     peer.attempts = 0;
     lane.server_cpu.store(UINT32_MAX);
     lane.usual.store(0);
+    lane.far = peer.address.rfind("tcp:", 0) == 0;
     lane.fd.store(fd);
     connection->outgoing = nullptr;
     for (auto it = connections.begin(); it != connections.end(); ++it) {
@@ -320,27 +330,28 @@ struct Server {
     return false;
   }
 
-  void readable(Connection* connection) {
+  // false: nothing had come.
+  bool readable(Connection* connection) {
     for (;;) {
       const ssize_t got = recv(connection->fd, connection->in + connection->in_length, sizeof connection->in - connection->in_length, MSG_DONTWAIT);
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0 && errno == EAGAIN) return;
-      if (got <= 0) return drop(connection);
+      if (got < 0 && errno == EAGAIN) return false;
+      if (got <= 0) return end(connection);
       connection->in_length += static_cast<uint32_t>(got);
       if (connection->peer == nullptr) {
         if (connection->in_length < sizeof(Hello)) continue;
-        if (!greet(connection)) return drop(connection);
+        if (!greet(connection)) return end(connection);
       }
       while (connection->in_length >= sizeof(LaneQuestion)) {
         // Whoever asks again before it has its answer breaks the rules.
-        if (connection->whole != 0) return drop(connection);
+        if (connection->whole != 0) return end(connection);
         memcpy(&connection->serving.question, connection->in, sizeof(LaneQuestion));
         connection->in_length -= sizeof(LaneQuestion);
         memmove(connection->in, connection->in + sizeof(LaneQuestion), connection->in_length);
-        if (!answer(connection)) return drop(connection);
+        if (!answer(connection)) return end(connection);
       }
       // One question at a time comes over a lane: there is seldom more to read.
-      return;
+      return true;
     }
   }
 
@@ -359,6 +370,8 @@ struct Server {
         serve_returned(*region, serving.slot, question);
         region_leave(*region);
       }
+      // The next question may come as soon as after any other message.
+      plan_polling(connection, question.cpu, static_cast<uint32_t>(sched_getcpu()));
       return true;
     }
     if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
@@ -433,12 +446,36 @@ struct Server {
   // Looking for the next question saves a wake-up if it comes soon and from another processor: a thread on this one could
   // not run meanwhile. It has to be worth while: each time that nothing came counts against it.
   void plan_polling(Connection* connection, uint32_t asker_cpu, uint32_t cpu) {
-    hot = connection->fd;
-    answered = true;
+    hot.store(connection, std::memory_order_relaxed);
     poll_until = 0;
     if (lane_poll_us() == 0 || asker_cpu == cpu) return;
     if (worth <= 0 && ++skipped % 16 != 0) return;
     poll_until = now_ns() + uint64_t{lane_poll_us()} * 1000;
+  }
+
+  // Looks for the next question until `poll_until`. Mostly it comes over the lane that was answered last, and a look at that
+  // socket alone costs less than one at all of them, and reads it at once. The events of other sockets are for the caller.
+  int look(epoll_event* events, int most) {
+    int count = 0;
+    bool came = false;
+    while (!came && count == 0 && now_ns() < poll_until) {
+      // Also while one question follows the other: nobody else, and no end, is overlooked for long.
+      if (++looks % kLookAtAll == 0 || hot.load(std::memory_order_relaxed) == nullptr) {
+        count = epoll_wait(epoll, events, most, 0);
+        continue;
+      }
+      // The mutex would be free for moments only: who waits for it gets it.
+      if (lanes.waiting.load() != 0) {
+        sched_yield();
+        continue;
+      }
+      std::lock_guard<std::mutex> lock(lanes.mutex);
+      Connection* connection = hot.load(std::memory_order_relaxed);
+      came = connection != nullptr && connection->whole == 0 && readable(connection);
+    }
+    worth = std::max(-8, std::min(16, worth + (came || count > 0 ? 2 : -1)));
+    if (!came) poll_until = 0;
+    return count;
   }
 
   void handle(const epoll_event& event) {
@@ -504,30 +541,31 @@ struct Server {
         wait = static_cast<int64_t>(due - now_us());
         if (wait < 0) wait = 0;
       }
-      int count = 0;
-      if (poll_until != 0) {
-        while (count == 0 && now_ns() < poll_until) count = epoll_wait(epoll, events, 32, 0);
-        worth = std::max(-8, std::min(16, worth + (count > 0 ? 2 : -1)));
-        poll_until = 0;
-      }
-      if (count == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
-      // A lane that stays hot is answered without looking at all the rest each time.
-      while (count > 0) {
-        answered = false;
-        {
-          std::lock_guard<std::mutex> lock(lanes.mutex);
-          if (stopping) return fault_this_is_coordinator(false);
-          for (int i = 0; i < count; i++) handle(events[i]);
-        }
-        if (!answered || poll_until == 0) break;
-        count = 0;
-        while (count == 0 && now_ns() < poll_until) count = epoll_wait(epoll, events, 32, 0);
-        worth = std::max(-8, std::min(16, worth + (count > 0 ? 2 : -1)));
-        poll_until = 0;
-      }
+      int count = poll_until != 0 ? look(events, 32) : 0;
+      if (count == 0 && poll_until == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
+      if (count <= 0) continue;
+      std::lock_guard<std::mutex> lock(lanes.mutex);
+      if (stopping) break;
+      for (int i = 0; i < count; i++) handle(events[i]);
     }
     fault_this_is_coordinator(false);
   }
+};
+
+// The mutex, for others than the page server's thread.
+class Control {
+ public:
+  explicit Control(Lanes& lanes) : lanes_(lanes) {
+    lanes.waiting.fetch_add(1);
+    lanes.mutex.lock();
+    lanes.waiting.fetch_sub(1);
+  }
+  ~Control() { lanes_.mutex.unlock(); }
+  Control(const Control&) = delete;
+  Control& operator=(const Control&) = delete;
+
+ private:
+  Lanes& lanes_;
 };
 
 Server* server_of(Lanes& lanes) { return static_cast<Server*>(lanes.server); }
@@ -625,7 +663,7 @@ std::string listen_at(Server& server, int& listener, const std::string& host, co
 LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host, SystemFailure& failure) {
   if (member.lanes.load() == nullptr) member.lanes.store(new Lanes);
   Lanes& lanes = *member.lanes.load();
-  std::lock_guard<std::mutex> lock(lanes.mutex);
+  const Control lock(lanes);
   if (lanes.running) return lanes.addresses;
   auto server = std::make_unique<Server>(member, lanes);
   server->self = self;
@@ -656,7 +694,7 @@ LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host,
 void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* token) {
   Lanes* lanes = member.lanes.load();
   if (lanes == nullptr || slot >= kPeerSlots) return;
-  std::lock_guard<std::mutex> lock(lanes->mutex);
+  const Control lock(*lanes);
   if (!lanes->running) return;
   Peer& peer = peer_at(*lanes, slot);
   if (peer.up.load()) close_peer(*server_of(*lanes), peer);
@@ -668,7 +706,7 @@ void lanes_expect(Member& member, uint32_t slot, uint32_t id, const uint8_t* tok
 void lanes_connect(Member& member, uint32_t slot, uint32_t id, const std::string& address, const uint8_t* token) {
   Lanes* lanes = member.lanes.load();
   if (lanes == nullptr || slot >= kPeerSlots) return;
-  std::lock_guard<std::mutex> lock(lanes->mutex);
+  const Control lock(*lanes);
   Peer* peer = lanes->peers[slot].load();
   if (!lanes->running || peer == nullptr || !peer->up.load() || peer->member.load() != id) return;
   peer->address = address;
@@ -680,7 +718,7 @@ void lanes_connect(Member& member, uint32_t slot, uint32_t id, const std::string
 void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
   Lanes* lanes = member.lanes.load();
   if (lanes == nullptr || slot >= kPeerSlots) return;
-  std::lock_guard<std::mutex> lock(lanes->mutex);
+  const Control lock(*lanes);
   Peer* peer = lanes->peers[slot].load();
   if (!lanes->running || peer == nullptr || peer->member.load() != id) return;
   close_peer(*server_of(*lanes), *peer);
@@ -689,7 +727,7 @@ void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
 uint32_t lanes_connected(Member& member) {
   Lanes* lanes = member.lanes.load();
   if (lanes == nullptr) return 0;
-  std::lock_guard<std::mutex> lock(lanes->mutex);
+  const Control lock(*lanes);
   uint32_t count = 0;
   for (auto& at : lanes->peers) if (Peer* peer = at.load()) count += static_cast<uint32_t>(__builtin_popcount(peer->connected));
   return count;
@@ -706,7 +744,7 @@ void lanes_stop(Member& member) {
   if (lanes == nullptr) return;
   Server* server;
   {
-    std::lock_guard<std::mutex> lock(lanes->mutex);
+    const Control lock(*lanes);
     if (!lanes->running) return;
     lanes->running = false;
     server = server_of(*lanes);
@@ -715,7 +753,7 @@ void lanes_stop(Member& member) {
     wake_server(*lanes);
   }
   pthread_join(server->thread, nullptr);
-  std::lock_guard<std::mutex> lock(lanes->mutex);
+  const Control lock(*lanes);
   // A thread whose lane broke may just be about to write to the descriptor.
   while (lanes->wakers.load() != 0) sched_yield();
   while (!server->connections.empty()) server->drop(server->connections.front().get());

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +14,13 @@
 #include <vector>
 
 #include "attempt.h"
+#include "fault.h"
 #include "futex.h"
+
+// Older headers do not have it; make_memory() says if the kernel does not know it.
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace faultline {
 namespace {
@@ -24,6 +31,8 @@ constexpr uint32_t kRegions = 1024;
 std::atomic<Region*> regions[kRegions];
 std::atomic<uint32_t> region_high{0};  // places in use lie below it
 uint32_t place_uses[kRegions];
+// What was at a place before, and is used again by whoever comes there next.
+Region* former[kRegions];
 
 // Guards creation, mapping, going down and release; never taken in the handler.
 std::recursive_mutex& mutex() {
@@ -46,11 +55,11 @@ void hide(void* memory, uint64_t bytes) {
 
 #ifdef FAULTLINE_SIMULATION
 // All members of a simulation are in one process, where their views can't lie at one address: there are none.
-void* map_view(uintptr_t address, uint64_t, int, int) { return reinterpret_cast<void*>(address); }
+void* map_view(uintptr_t address, uint64_t, int, int, int = PROT_NONE) { return reinterpret_cast<void*>(address); }
 void unmap_view(uintptr_t, uint64_t) {}
 #else
-void* map_view(uintptr_t address, uint64_t size, int flags, int memfd) {
-  void* view = mmap(reinterpret_cast<void*>(address), size, PROT_NONE, flags, memfd, 0);
+void* map_view(uintptr_t address, uint64_t size, int flags, int memfd, int protection = PROT_NONE) {
+  void* view = mmap(reinterpret_cast<void*>(address), size, protection, flags, memfd, 0);
   if (view != MAP_FAILED && memfd >= 0) hide(view, size);
   return view;
 }
@@ -74,6 +83,19 @@ void free_tables(Region& region) {
     free(slices);
     slices = former;
   }
+}
+
+// A region that has ended leaves its struct to the next one at its place. (Tables that a parked thread may still use stay
+// with it, and it for ever, because it is active.)
+void keep_for_next(uint32_t place, Region* region) {
+  if (region->pages == nullptr && former[place] == nullptr) former[place] = region;
+}
+
+// Nobody finds it any more.
+void leave_place(uint32_t place) {
+  Region* region = regions[place].exchange(nullptr);
+  region->app.store(0);
+  keep_for_next(place, region);
 }
 
 // Mappings that all regions of this process may use. Not all that the kernel allows: at its limit every other mmap of
@@ -114,12 +136,13 @@ int64_t new_borders(const Region& region, uint64_t first, uint64_t count, uint32
 
 // Sets what a run of pages allows. false: no mapping is left for it. force: only the kernel may say no.
 bool set_view(Region& region, uint64_t first, uint64_t count, uint32_t wanted, bool force) {
-  // mapping_budget() reads a file the first time: region_create() does that, never a handler.
-  const int64_t more = new_borders(region, first, count, wanted);
-  // A region that uses few can't give any back: it may go on to the kernel's own limit.
 #ifdef FAULTLINE_SIMULATION
   if (!force && simulation_refuses(region, first, count, wanted)) return false;
 #endif
+  if (!region.guard->splits()) return region.guard->set(region, first, count, wanted);
+  // mapping_budget() reads a file the first time: region_create() does that, never a handler.
+  const int64_t more = new_borders(region, first, count, wanted);
+  // A region that uses few can't give any back: it may go on to the kernel's own limit.
   if (!force && more > 0 && borders_used.load(std::memory_order_relaxed) > mapping_budget() && region.borders.load(std::memory_order_relaxed) > mapping_budget() / 8) return false;
   if (!region.guard->set(region, first, count, wanted)) return false;
   region.borders.fetch_add(more, std::memory_order_relaxed);
@@ -161,6 +184,20 @@ int histogram_bucket(uint64_t us) {
   const uint64_t rest = power >= 2 ? (us >> (power - 2)) & 3 : (us << (2 - power)) & 3;
   const int bucket = power * 4 + static_cast<int>(rest) + 1;
   return bucket < RegionStats::kBuckets ? bucket : RegionStats::kBuckets - 1;
+}
+
+void Region::renew() {
+  name[0] = 0;
+  memfd = -1;
+  uffd = -1;
+  service = nullptr;
+  guard = nullptr;
+  coalesce_hand = 0;
+  down.store(kUp);
+  detail[0] = 0;
+  borders.store(0);
+  stats.clear();
+  released.store(false);
 }
 
 const Slices::Slice* Region::slice_of(uint64_t page) const {
@@ -208,8 +245,8 @@ Region* region_enter(uintptr_t address) {
     const uintptr_t app = region->app.load();
     if (app == 0 || address - app >= region->size) continue;
     region->active.fetch_add(1);
-    // Its addresses may have passed to another region meanwhile.
-    if (regions[i].load() == region && region->app.load() == app) return region;
+    // Its addresses, or its struct, may have passed to another region meanwhile.
+    if (regions[i].load() == region && region->app.load() == app && address - app < region->size) return region;
     region->active.fetch_sub(1);
   }
   return nullptr;
@@ -219,9 +256,9 @@ Region* region_enter_id(const Member& member, uint32_t id) {
   const uint32_t high = region_high.load();
   for (uint32_t i = 0; i < high; i++) {
     Region* region = regions[i].load();
-    if (region == nullptr || region->id != id || region->member != &member || region->released) continue;
+    if (region == nullptr || region->id != id || region->released) continue;
     region->active.fetch_add(1);
-    if (regions[i].load() == region && !region->released && region->member_handle == member.handle) return region;
+    if (regions[i].load() == region && region->id == id && !region->released && region->member == &member && region->member_handle == member.handle) return region;
     region->active.fetch_sub(1);
   }
   return nullptr;
@@ -241,8 +278,14 @@ Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFail
     failure = {"ERR_OUT_OF_MEMORY", "region_create", ENOMEM};
     return nullptr;
   }
-  // Never deleted while a handler may look at it: see region_release.
-  Region* region = new Region;
+  // Never deleted, because a handler may look at it. One that is parked in it keeps it.
+  Region* region = former[place];
+  if (region != nullptr && region->active.load() == 0) {
+    former[place] = nullptr;
+    region->renew();
+  } else {
+    region = new Region;
+  }
   region->handle = (++place_uses[place] << 10) | place;
   region->member_handle = member_handle;
   region->member = member;
@@ -278,7 +321,7 @@ Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFail
   if (!whole) {
     if (region->memfd >= 0) close(region->memfd);
     free_tables(*region);
-    delete region;
+    keep_for_next(place, region);
     return nullptr;
   }
   regions[place].store(region);
@@ -286,7 +329,7 @@ Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFail
   return region;
 }
 
-bool region_map(Region& region, uintptr_t address, SystemFailure& failure) {
+bool region_map(Region& region, uintptr_t address, SystemFailure& failure, GuardKind kind) {
   std::lock_guard<std::recursive_mutex> lock(mutex());
   if (region.app.load() != 0) {
     if (region.app.load() == address) return true;
@@ -301,17 +344,29 @@ bool region_map(Region& region, uintptr_t address, SystemFailure& failure) {
     if (old == nullptr || !old->released || old->app.load() != address || old->size != region.size) continue;
     reservation = old->reservation;
     old->reservation = nullptr;
-    old->app.store(0);
-    regions[i].store(nullptr);
+    leave_place(i);
     flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
     break;
   }
-  void* view = map_view(address, region.size, flags, region.memfd);
+  const bool watched = kind == GuardKind::kUserfaultfd;
+  void* view = map_view(address, region.size, flags, region.memfd, watched ? PROT_READ | PROT_WRITE : PROT_NONE);
   if (view == MAP_FAILED || view != reinterpret_cast<void*>(address)) {
     if (view != MAP_FAILED) unmap_view(reinterpret_cast<uintptr_t>(view), region.size);
     const int error = view == MAP_FAILED ? errno : EEXIST;
     failure = {error == EEXIST ? "ERR_ADDRESS_TAKEN" : "ERR_OUT_OF_MEMORY", "mmap", error};
     return false;
+  }
+  if (watched) {
+    const char* call = nullptr;
+    region.uffd = userfaultfd_watch(address, region.size, call);
+    if (region.uffd < 0) {
+      failure = {"ERR_SYSTEM", call, errno};
+      // Buffers of an earlier member may still point here.
+      if (reservation != nullptr) map_view(address, region.size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
+      else unmap_view(address, region.size);
+      return false;
+    }
+    fault_install_bus();
   }
   if (reservation == nullptr) {
     reservation = new Reservation;
@@ -319,7 +374,7 @@ bool region_map(Region& region, uintptr_t address, SystemFailure& failure) {
     reservation->size = region.size;
   }
   region.reservation = reservation;
-  region.guard = &guard_mprotect();
+  region.guard = watched ? &guard_userfaultfd() : &guard_mprotect();
   region.app.store(address);
   return true;
 }
@@ -395,20 +450,18 @@ void region_release(Region& region) {
   // Threads in the handler see the region down and leave; one that is parked because the process exits stays, and
   // with it the tables.
   for (int tries = 0; region.active.load() != 0 && tries < 10000; tries++) sched_yield();
-  if (region.active.load() == 0) free_tables(region);
+  if (region.active.load() == 0) {
+    if (region.uffd >= 0) close(region.uffd);
+    region.uffd = -1;
+    free_tables(region);
+  }
   Reservation* reservation = region.reservation;
-  if (reservation == nullptr || reservation->buffers.load() == 0) {
-    for (uint32_t i = 0; i < region_high.load(); i++) if (regions[i].load() == &region) regions[i].store(nullptr);
-    region.app.store(0);
-    if (reservation != nullptr) {
-      unmap_view(reservation->address, reservation->size);
-      delete reservation;
-      region.reservation = nullptr;
-    }
-#ifdef FAULTLINE_SIMULATION
-    delete &region;
-#endif
-    // The struct itself stays: a handler may have read the pointer. It is a few hundred bytes.
+  if (reservation != nullptr && reservation->buffers.load() != 0) return;
+  region.reservation = nullptr;
+  for (uint32_t i = 0; i < region_high.load(); i++) if (regions[i].load() == &region) leave_place(i);
+  if (reservation != nullptr) {
+    unmap_view(reservation->address, reservation->size);
+    delete reservation;
   }
 }
 
@@ -419,13 +472,40 @@ void reservation_unref(Reservation* reservation) {
     Region* region = regions[i].load();
     if (region == nullptr || region->reservation != reservation) continue;
     if (!region->released) return;
-    regions[i].store(nullptr);
-    region->app.store(0);
     region->reservation = nullptr;
+    leave_place(i);
   }
   unmap_view(reservation->address, reservation->size);
   delete reservation;
 }
+
+// (lseek is async-signal-safe, and nobody uses the descriptor's position.)
+uint64_t next_data(const Region& region, uint64_t page) {
+  const off_t data = lseek(region.memfd, static_cast<off_t>(page * region.page_size), SEEK_DATA);
+  return data < 0 ? region.size.load() : static_cast<uint64_t>(data);
+}
+
+uint64_t next_hole(const Region& region, uint64_t page) {
+  const off_t hole = lseek(region.memfd, static_cast<off_t>(page * region.page_size), SEEK_HOLE);
+  return hole < 0 ? region.size.load() : static_cast<uint64_t>(hole);
+}
+
+uint64_t region_memory(const Region& region) {
+  struct stat facts;
+  return region.memfd >= 0 && fstat(region.memfd, &facts) == 0 ? static_cast<uint64_t>(facts.st_blocks) * 512 : 0;
+}
+
+void ring_memory(Region& region) {
+  if (region.member->handle == region.member_handle) region.member->ring.push({kRingMemory, region.handle, 0, 0, 0});
+}
+
+void spend_memory(Region& region, uint64_t pages) {
+  if (region.member->memory.spend(pages * region.page_size)) ring_memory(region);
+}
+
+bool make_memory(const Region& region, uint64_t offset, uint64_t bytes) { return madvise(region.service + offset, bytes, MADV_POPULATE_WRITE) == 0; }
+
+bool is_hole(const Region& region, uint64_t page) { return next_data(region, page) >= (page + 1) * region.page_size; }
 
 void settle(Region& region, uint64_t page, After after) {
   if (after.wake) futex_wake(&region.pages[page].word);
@@ -441,7 +521,36 @@ uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wante
   return kAsItWas;
 }
 
-uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
+uint64_t fill_run(Region& region, uint64_t first, uint64_t end) {
+  uint64_t to = first;
+  uint32_t allowed = kOpenNone;
+  for (; to < end && begin_coalesce(region.pages[to], true); to++) {
+    const uint32_t here = open(region.pages[to].word.load());
+    if (to == first) allowed = here;
+    if (here == allowed) continue;
+    settle(region, to, finish(region.pages[to], kAsItWas));
+    break;
+  }
+  // Asked after BUSY was taken, as in open_run().
+  if (to > first && effective_down(region) == kUp) {
+    region.stats.filled_pages.fetch_add(to - first, std::memory_order_relaxed);
+    region.guard->fill(region, first, to - first, allowed);
+  }
+  for (uint64_t page = first; page < to; page++) settle(region, page, finish(region.pages[page], kAsItWas));
+  return to - first;
+}
+
+void fill_holes(Region& region, uint64_t first, uint64_t count) {
+  if (!region.guard->leaves_holes()) return;
+  const uint64_t end = first + count;
+  for (uint64_t page = first; page < end;) {
+    const uint64_t data = std::min(end, next_data(region, page) >> region.page_shift);
+    if (data > page) page += std::max<uint64_t>(fill_run(region, page, data), 1);
+    else page = std::max(page + 1, next_hole(region, page) >> region.page_shift);
+  }
+}
+
+uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted, const BusyPages* others) {
   region.stats.protection_changes.fetch_add(1, std::memory_order_relaxed);
   if (set_view(region, first, count, wanted, false)) return wanted;
   region.stats.mapping_limit_hits.fetch_add(1, std::memory_order_relaxed);
@@ -453,7 +562,7 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
     // BUSY is needed for the closed pages, too: nobody may open one of them in the middle of this.
     std::vector<bool> ours(to - from, false);
     for (uint64_t page = from; page < to; page++) {
-      const bool own = page >= first && page < first + count;
+      const bool own = (page >= first && page < first + count) || (others != nullptr && others->has(page));
       if (!own) region.touch(page, kPagesTouched);
       ours[page - from] = own || begin_closing(region.pages[page]);
     }
@@ -466,6 +575,10 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
         if (start <= first && first < end) closed = done;
         for (uint64_t page = start; page < end; page++) {
           if (page >= first && page < first + count) continue;
+          if (others != nullptr && others->has(page)) {
+            if (done) closed_early(region.pages[page]);
+            continue;
+          }
           const uint32_t before = open(region.pages[page].word.load());
           if (done && before != kOpenNone) region.stats.coalesced.fetch_add(1, std::memory_order_relaxed);
           settle(region, page, finish(region.pages[page], done ? uint32_t{kOpenNone} : before));

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "directory.h"
 #include "guard.h"
@@ -14,9 +15,9 @@ namespace faultline {
 
 struct RegionStats {
   std::atomic<uint64_t> read_faults, write_faults, local_faults, joined_faults, upgrade_faults, lost_faults;
-  std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced;
+  std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced, filled_pages;
   std::atomic<uint64_t> installed_pages, discarded_pages, installed_bytes, installed_without_bytes;
-  std::atomic<uint64_t> invalidated_pages, recalled_pages;
+  std::atomic<uint64_t> invalidated_pages, recalled_pages, dropped_pages;
   // On lanes. As the one that asks: faults served, referred to the coordinator, broken off; pages of them that were read
   // ahead; messages. As a page server: questions answered, pages and bytes sent.
   std::atomic<uint64_t> lane_faults, lane_referred, lane_broken, lane_pages_ahead, lane_messages;
@@ -25,6 +26,12 @@ struct RegionStats {
   // µs that threads waited in faults that others had to serve: four buckets for each power of two, from 1 µs.
   static constexpr int kBuckets = 96;
   std::atomic<uint64_t> waits[kBuckets];
+
+  void clear() {
+    static_assert(std::is_standard_layout<RegionStats>::value, "counters and nothing else");
+    auto* counters = reinterpret_cast<std::atomic<uint64_t>*>(this);
+    for (size_t i = 0; i < sizeof(RegionStats) / sizeof *counters; i++) counters[i].store(0, std::memory_order_relaxed);
+  }
 };
 double histogram_bound(int bucket);
 int histogram_bucket(uint64_t us);
@@ -51,13 +58,15 @@ struct Reservation {
   std::atomic<uint32_t> buffers{0};
 };
 
+// A handler may read the pointer to one at any time, so its memory stays; the next region at the same place in the table of
+// regions uses it again (region_create). What is atomic here only to be looked at by such a handler: handle, id, size.
 struct Region {
-  uint32_t handle = 0;
+  std::atomic<uint32_t> handle{0};
   uint32_t member_handle = 0;
   Member* member = nullptr;
-  uint32_t id = 0;
+  std::atomic<uint32_t> id{0};
   char name[256] = {};
-  uint64_t size = 0;
+  std::atomic<uint64_t> size{0};
   uint64_t page_size = 0;
   int page_shift = 0;
   uint64_t page_count = 0;
@@ -69,6 +78,7 @@ struct Region {
   std::atomic<uintptr_t> app{0};
   Reservation* reservation = nullptr;
   Guard* guard = nullptr;
+  int uffd = -1;  // watches the app view, if the guard is userfaultfd
 
   PageEntry* pages = nullptr;
   DirectoryEntry* directory = nullptr;
@@ -85,7 +95,8 @@ struct Region {
   std::atomic<int64_t> borders{0};
   // The extent where the next giving back of mappings begins.
   uint64_t coalesce_hand = 0;
-  // Threads in the handler with this region: its tables stay while there are any.
+  // Threads in the handler with this region: its tables stay while there are any. The only field that is never set anew: a
+  // handler that came too late counts itself for a moment, too.
   std::atomic<uint32_t> active{0};
   // Those that receive into, or send from, the service view.
   std::atomic<uint32_t> on_lanes{0};
@@ -97,6 +108,8 @@ struct Region {
     std::atomic<uint8_t>& flags = touched[extent_of(page)];
     if ((flags.load(std::memory_order_relaxed) & what) != what) flags.fetch_or(what);
   }
+  // For a new region, when the one before it at this place has ended (region_release) and nobody is active.
+  void renew();
   // nullptr: not known. Async-signal-safe.
   const Slices::Slice* slice_of(uint64_t page) const;
   bool homed_here(uint64_t page) const { return homed[extent_of(page)].load() == kHomed; }
@@ -124,7 +137,8 @@ Region* region_enter_id(const Member& member, uint32_t id);
 // Takes the table over; slices are sorted.
 void region_set_slices(Region& region, Slices* slices);
 Slices* slices_make(uint32_t count);
-bool region_map(Region& region, uintptr_t address, SystemFailure& failure);
+enum class GuardKind : uint8_t { kMprotect = 0, kUserfaultfd = 1 };
+bool region_map(Region& region, uintptr_t address, SystemFailure& failure, GuardKind kind = GuardKind::kMprotect);
 void region_down(Region& region, uint32_t down, const std::string& detail);
 void region_release(Region& region);
 void reservation_unref(Reservation* reservation);
@@ -144,10 +158,42 @@ void settle(Region& region, uint64_t page, After after);
 bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, uint32_t wanted);
 #endif
 
+// The memfd has no byte of the page: nobody has written it. Async-signal-safe.
+bool is_hole(const Region& region, uint64_t page);
+// Where the memfd has bytes, or none, at or after a page; the region's end if nowhere. Async-signal-safe.
+uint64_t next_data(const Region& region, uint64_t page);
+uint64_t next_hole(const Region& region, uint64_t page);
+// Bytes of memory (or swap) that the memfd has. Not in the handler: it asks the kernel for more than a position.
+uint64_t region_memory(const Region& region);
+// Pages have come whose memory counts (budget.h). Async-signal-safe.
+void spend_memory(Region& region, uint64_t pages);
+// Tells the coordinator that memory is short. Async-signal-safe.
+void ring_memory(Region& region);
+// Has the kernel make what the memfd lacks of these bytes. false: it did not (no memory, or a kernel before 5.14).
+// Async-signal-safe: a bare system call.
+bool make_memory(const Region& region, uint64_t offset, uint64_t bytes);
+
 // Opens a run of BUSY pages as far as `wanted`; kAsItWas if that can't be done now.
 uint32_t open_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
-// Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. Not in the handler.
-uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted);
+// Gives pages of [first, end) that are open, from the first one to the first that is BUSY or open differently, what the guard
+// has left out. Returns how many. Async-signal-safe.
+uint64_t fill_run(Region& region, uint64_t first, uint64_t end);
+// All that the guard has left out of an open run. Not in the handler.
+void fill_holes(Region& region, uint64_t first, uint64_t count);
+// Pages in equal steps that one thread has BUSY; bit i of `busy`: the i-th one is.
+struct BusyPages {
+  uint64_t first;
+  int64_t stride;
+  uint64_t busy;
+  bool has(uint64_t page) const {
+    const auto distance = static_cast<int64_t>(page - first);
+    const int64_t i = distance / stride;
+    return distance % stride == 0 && i >= 0 && i < 64 && (busy >> i & 1);
+  }
+};
+// Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. If it takes more, that
+// may close others that the caller has BUSY (their OPEN says so then). Not in the handler.
+uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted, const BusyPages* others = nullptr);
 // M14. Gives mappings back around a page, then wakes who waits for them.
 void coalesce(Region& region, uint64_t page);
 

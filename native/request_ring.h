@@ -16,6 +16,7 @@ enum RingKind : uint32_t {
   kRingClientGone = 5,
   kRingLeaseOver = 6,
   kRingStop = 7,
+  kRingMemory = 8,
 };
 
 struct RingRecord {

@@ -59,6 +59,8 @@ bool take_home(Region& region, uint64_t page, uint32_t access, Turn& turn) {
 // D1, second half.
 void change_home(Region& region, const Turn& turn) {
   const uint32_t opened = open_run(region, turn.first, turn.end - turn.first, open_of(turn.grant));
+  // Of a run only what has memory is open now; the thread waits for this page.
+  if (turn.end - turn.first > 1 && opened != kAsItWas && region.guard->leaves_holes()) region.guard->fill(region, turn.page, 1, opened);
   const uint32_t now = clock32();
   for (uint64_t i = turn.first; i < turn.end; i++) {
     const HomeAfter after = unlock_home(region.pages[i], region.directory[i], turn.grant, opened, now);
@@ -78,6 +80,16 @@ Next serve_look(Region& region, Turn& turn) {
   region.touch(turn.page, kPagesTouched);
   const bool homed = region.homed_here(turn.page);
   bool lane = !homed && would_claim(region.pages[turn.page], turn.access);
+  if (lane && turn.patience > 0 && region.member->memory.limited() && allows(held(region.pages[turn.page].word.load())) == 0) {
+    turn.futex = region.member->memory.turn.load();
+    if (region.member->memory.is_short()) {
+      // Nobody may be kept from the page by a thread that does not want it yet.
+      leave(region, turn);
+      turn.patience--;
+      ring_memory(region);
+      return Next::kMemory;
+    }
+  }
   if (lane && turn.streams != nullptr && detour_take(*turn.streams, region, turn.access)) lane = false;
   lane = lane && lane_to_home(region, turn.page, turn.lane);
   const Decision decision = fault(region.pages[turn.page], turn.access, turn.ask_home && homed, turn.registered, lane);
@@ -131,6 +143,20 @@ Next serve_change(Region& region, Turn& turn) {
   if (opened != kAsItWas || effective_down(region) != kUp) return Next::kLook;
   if (region.member->handle == region.member_handle) region.member->ring.push({kRingCoalesce, region.handle, turn.page, 0, 0});
   return Next::kMappings;
+}
+
+bool serve_fill(Region& region, const Turn& turn) {
+  // Pages beyond the one that somebody wants, where the page before it is in use: who walks through new memory need not
+  // stop at each page. A single one costs nothing beside it.
+  constexpr uint64_t kAhead = 15;
+  const uint64_t page = turn.page;
+  uint64_t end = page + 1;
+  if (page > 0 && is_hole(region, page) && !is_hole(region, page - 1)) {
+    const uint64_t extent_end = (region.extent_of(page) + 1) * region.extent_pages;
+    end = page + 1 + kAhead;
+    for (const uint64_t most : {extent_end, region.page_count, next_data(region, page) >> region.page_shift}) if (most < end) end = most;
+  }
+  return fill_run(region, page, end) > 0;
 }
 
 bool open_home(Region& region, uint64_t page, uint32_t access) {

@@ -17,6 +17,7 @@ enum class Next : uint8_t {
   kRefused,   // the region is down for good: `down` says why
   kLost,
   kLane,      // claimed for a lane: ask over it, then lane_install() and lane_finish(), or lane_give_up()
+  kMemory,    // no memory is left for the page: sleep while the budget's turn is `futex`
 };
 
 // One thread's fault on one page. All but the first two fields are serve_look()'s and serve_change()'s own.
@@ -25,6 +26,8 @@ struct Turn {
   uint32_t access = 0;
   uint32_t futex = 0;
   uint32_t down = kUp;
+  // How often it still waits for memory, before it goes on without.
+  uint32_t patience = kMemoryPatience;
   bool waited = false;      // it had to wait for others
   bool registered = false;  // counted among the page's unresumed
   bool ask_home = true;
@@ -39,6 +42,8 @@ struct Turn {
 Next serve_look(Region& region, Turn& turn);
 // The protection change that serve_look() took BUSY for.
 Next serve_change(Region& region, Turn& turn);
+// The thread was stopped although the page allows the access: the guard left a hole there.
+bool serve_fill(Region& region, const Turn& turn);
 
 // D1 for the coordinator's own claims: both steps at once. false: the page is not the home's to open now.
 bool open_home(Region& region, uint64_t page, uint32_t access);

@@ -37,7 +37,9 @@ if [ $# -eq 0 ]; then
 fi
 if [ ${#files[@]} -eq 0 ]; then mapfile -t files < <(find dist/test -name '*.test.js' | sort); fi
 
-for file in "${files[@]}"; do
+# What handles faults runs with the guard that is not chosen by itself, too.
+run() {
+  local file=$1 before status
   before=$(grep -c failed "$counts")
   timeout -k 10 "$FILE_SECONDS" node node_modules/mocha/bin/mocha.js --no-config --timeout 60000 --forbid-only --reporter test/support/reporter.cjs "${options[@]}" "$file"
   status=$?
@@ -46,7 +48,12 @@ for file in "${files[@]}"; do
   elif [ "$status" -ne 0 ] && [ "$(grep -c failed "$counts")" -eq "$before" ]; then
     fail "$file: ended with status $status"
   fi
-done
+}
+for file in "${files[@]}"; do run "$file"; done
+if [ $# -eq 0 ]; then
+  echo 'Again with FAULTLINE_GUARD=mprotect:'
+  for file in dist/test/memory/*.test.js dist/test/end-to-end/memory.test.js; do FAULTLINE_GUARD=mprotect run "$file"; done
+fi
 
 failed=$(grep -c failed "$counts")
 if [ "$failed" -ne 0 ]; then

@@ -1,6 +1,7 @@
 /** All sections, in the order in which they are run and shown. */
 import type { Section } from '../bench.js';
 import { section as access } from './access.js';
+import { section as budget } from './budget.js';
 import { section as chase } from './chase.js';
 import { section as growth } from './growth.js';
 import { section as local } from './local.js';
@@ -16,4 +17,4 @@ import { section as sync } from './sync.js';
 import { section as trap } from './trap.js';
 import { section as write } from './write.js';
 
-export const sections: readonly Section[] = [trap, local, access, read, write, pingpong, scan, chase, prefetch, sync, growth, pagesize, messages, mappings, stages];
+export const sections: readonly Section[] = [trap, local, access, read, write, pingpong, scan, chase, prefetch, sync, growth, budget, pagesize, messages, mappings, stages];

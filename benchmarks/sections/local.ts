@@ -29,7 +29,7 @@ export const actions = {
 export const section: Section = {
   name: 'local',
   title: 'A fault that needs no other member',
-  about: 'at the home: one page opened to read, an extent of new pages opened to write; beside the bare C trap',
+  about: 'at the home: one page opened to read, an extent of new pages opened to write; beside the bare C trap with the same guard',
   async run(bench) {
     const party = await bench.party({ members: 3 });
     // The home's own view of a page is closed while a member writes it, and stays closed when another member reads it.
@@ -60,8 +60,10 @@ export const section: Section = {
       const { program } = await bench.program(0, 'trap', args);
       return { key, what, reference: true, processes: 1, take: (count) => program.take(count) };
     };
-    await bench.measure([page, extent, await trap('segv-read', 'C: SIGSEGV + mprotect, read', ['segv', 'read']), await trap('segv-write', 'C: SIGSEGV + mprotect, write', ['segv', 'write'])]);
-    const stats = await party.call<{ faults: { read: number; write: number; local: number } }>(0, 'actions#regionStats', { region: page.region });
+    const statsOf = (): Promise<{ faults: { read: number; write: number; local: number }; protection: { guard: string } }> => party.call(0, 'actions#regionStats', { region: page.region });
+    const [how, name] = (await statsOf()).protection.guard === 'userfaultfd' ? ['uffd', 'userfaultfd + SIGBUS'] : ['segv', 'SIGSEGV + mprotect'];
+    await bench.measure([page, extent, await trap('trap-read', `C: ${name}, read`, [how, 'read']), await trap('trap-write', `C: ${name}, write`, [how, 'write'])]);
+    const stats = await statsOf();
     bench.count('open-page-local', 'part of those faults that no other thread served', round(stats.faults.local / (stats.faults.read + stats.faults.write)), '');
   },
 };

@@ -12,6 +12,7 @@
  *   -DEARLY= how often a copy goes before its thread has run, at each member
  *   -DGIVE=  how often an owner gives a page back unasked, -DDROP= how often a clean copy is dropped, at each member
  *   -DSTRADDLE  every access needs all pages at once
+ *   -DLANES  faults may take a lane, -DBREAKS= how often a lane breaks, for each member
  *   -DMUTANT_x  one bug (scripts/model.sh lists them)
  */
 #ifndef N
@@ -34,6 +35,9 @@
 #endif
 #ifndef DROP
 #define DROP 0
+#endif
+#ifndef BREAKS
+#define BREAKS 0
 #endif
 #ifdef DEATH
 #define GENERATIONS 2
@@ -67,7 +71,7 @@
 #define NOT_YET 9
 
 /* Assertions by name: spin prints the text of the one that fails. */
-hidden byte one_writer = 1, latest_value = 1, no_lost_dirty = 1, lost_only_without_copies = 1, every_fault = 1, room = 1, own_grant = 1, rung_once = 1;
+hidden byte one_writer = 1, latest_value = 1, no_lost_dirty = 1, lost_only_without_copies = 1, every_fault = 1, room = 1, own_grant = 1, rung_once = 1, lane_claim = 1;
 #define ONE_WRITER(holds) assert(one_writer && (holds))
 #define LATEST_VALUE(holds) assert(latest_value && (holds))
 #define NO_LOST_DIRTY(holds) assert(no_lost_dirty && (holds))
@@ -82,6 +86,8 @@ hidden byte one_writer = 1, latest_value = 1, no_lost_dirty = 1, lost_only_witho
 #define ENOUGH_ROOM(holds) assert(room && (holds))
 #define OWN_GRANT_COUNTS(holds) assert(own_grant && (holds))
 #define RUNG_ONCE(holds) assert(rung_once && (holds))
+/* A claim on a lane is ended by nobody but its thread. */
+#define LANE_CLAIM_STANDS(holds) assert(lane_claim && (holds))
 mtype = { REQUEST, DATA, RECALL, RECALLED, RETURNED, GIVE_BACK, INVALIDATE, INVALIDATED, REBUILD, HOLDINGS };
 
 /* One channel for each pair: type, page, version, access or grant or keep, are there bytes, bytes, sender's state, generation. */
@@ -90,6 +96,9 @@ chan net[N * N] = [ROOM] of { mtype, byte, byte, byte, bit, byte, byte, bit };
 typedef Copy {
   byte held, version, pend, poison, asked, value;
   bit poisoned, rung, unacked, resident, busy;
+#ifdef LANES
+  bit lane, voided, serverBusy; /* serverBusy: BUSY, taken by the page server */
+#endif
   byte parked, parkedVersion, parkedFrom; bit parkedKeep, parkedWants, parkedGeneration;
 #if BUSY > 0
   bit delayed, delayedContent; byte delayedVersion, delayedGrant, delayedValue, delayedFrom;
@@ -102,8 +111,26 @@ typedef Directory {
   byte keepers; /* members that keep bytes for the home that died */
 #endif
   bit recalling, retired, unfetched, serving;
+#ifdef LANES
+  bit locked, hop;
+#endif
   Entry queue[ENTRIES];
 };
+
+#ifdef LANES
+/* Where a thread's question on a lane is. */
+#define ON_ITS_WAY 1
+#define LOCKED 2
+#define GRANTED 3   /* LOCK is gone, and the bytes have not been sent yet */
+#define ANSWERED 4
+/* The one question that the thread of a member has on a lane; left: the thread does not wait for it any more, cut: the
+   page server has closed its end. */
+typedef Turn { byte state, to, page, access, version, value; bit hop, keep, granted, has, closes, left, cut, generation };
+Turn turn[N];
+byte breaksLeft[N];
+/* "returned", said over a lane: page, version. */
+chan thanks[N * N] = [3] of { byte, byte };
+#endif
 
 Copy copy[N * P];
 Directory directory[GENERATIONS * P];
@@ -120,7 +147,7 @@ byte agreed, views[3], state[N], gone = NOBODY, goneAt = NOT_YET;
 /* Scratch: set before it is used within one step, so it is not part of the state. */
 hidden byte i, j, k, d, from, v, a, b, s, x, y, who, kind, heldVersion, source, tell, page, first;
 hidden byte has, g, same, closes, stuck, found, keeps;
-hidden byte readers, writers;
+hidden byte readers, writers, mayAsk;
 hidden mtype type;
 
 #define my(p) copy[m * P + (p)]
@@ -141,6 +168,17 @@ hidden mtype type;
 #define readable(h) ((h) == SHARED || (h) == EXCLUSIVE)
 #define allowed(p, access) (readable(my(p).held) && my(p).held >= (access))
 #define lives(m) (state[m] != NOT_YET)
+#ifdef LANES
+#define isBusy(p) (my(p).busy || my(p).serverBusy)
+#define byLane(p) my(p).lane
+#define onLane (turn[m].state != 0 && !turn[m].left)
+#define inUse(d) (directory[d].locked || directory[d].hop)
+#else
+#define isBusy(p) my(p).busy
+#define byLane(p) 0
+#define onLane 0
+#define inUse(d) 0
+#endif
 
 inline send(to, type_, p, version_, access_, has_, value_, g_) {
   if
@@ -260,8 +298,8 @@ inline invalidationsDone() {
 /* begin_downgrade by Home.closeOwn: `stuck` if the home's own copy must wait. */
 inline closeOwn(p, toShared) {
   if
-  :: my(p).busy -> stuck = 1
-  :: !my(p).busy && (my(p).held == EXCLUSIVE || (my(p).held == SHARED && !(toShared))) ->
+  :: isBusy(p) -> stuck = 1
+  :: !isBusy(p) && (my(p).held == EXCLUSIVE || (my(p).held == SHARED && !(toShared))) ->
     if
     :: my(p).resident && my(p).pend == 0 -> stuck = 1
     :: else ->
@@ -276,8 +314,8 @@ inline closeOwn(p, toShared) {
 /* Home.grantSelf: the home's claim of its own page is answered. */
 inline grantSelf(p, version_, grant_) {
   if
-  :: my(p).busy && my(p).pend != 0 -> stuck = 1
-  :: !my(p).busy && my(p).pend != 0 ->
+  :: isBusy(p) && my(p).pend != 0 -> stuck = 1
+  :: !isBusy(p) && my(p).pend != 0 && !byLane(p) ->
     OWN_GRANT_COUNTS(!(my(p).poisoned && version_ <= my(p).poison));
     my(p).held = grant_; my(p).version = version_; my(p).pend = 0; my(p).poisoned = 0; my(p).unacked = 0; my(p).resident = 1
   :: else
@@ -396,7 +434,7 @@ inline advance(p) {
   :: lives(m) && homeOf(p, state[m]) == m && dir(p).serving ->
     g = generationOf(p, state[m]); d = at(g, p); stuck = 0;
     do
-    :: directory[d].length == 0 || directory[d].recalling || directory[d].invalidating != 0 || stuck -> break
+    :: directory[d].length == 0 || directory[d].recalling || directory[d].invalidating != 0 || inUse(d) || stuck -> break
     :: else -> serve(p)
     od
   :: else
@@ -427,7 +465,7 @@ inline poisonClaim(p, version_) {
 }
 
 /* must_wait: who waits for an upgrade waits for the close. */
-#define mustWait(p) (my(p).busy || (my(p).resident && my(p).pend == 0))
+#define mustWait(p) (isBusy(p) || (my(p).resident && my(p).pend == 0))
 
 inline park(p, kind_, version_, keep_, wants_, from_, g_) {
   my(p).parked = kind_; my(p).parkedVersion = version_; my(p).parkedKeep = keep_;
@@ -438,7 +476,7 @@ inline invalidate(p, version_, from_, g_) {
   poisonClaim(p, version_);
   closes = (my(p).held == SHARED && my(p).version <= version_);
   if
-  :: (closes || my(p).busy) && mustWait(p) ->
+  :: (closes || isBusy(p)) && mustWait(p) ->
 #ifdef MUTANT_ACKNOWLEDGED_BEFORE_CLOSED
     send(from_, INVALIDATED, p, version_, 0, 0, 0, g_);
 #endif
@@ -461,7 +499,7 @@ inline recall(p, version_, keep_, wants_, from_, g_) {
 #endif
   has = (same && (my(p).held == EXCLUSIVE || my(p).unacked || (my(p).held == SHARED && (wants_))));
   if
-  :: (closes || my(p).busy) && mustWait(p) -> park(p, 2, version_, keep_, wants_, from_, g_)
+  :: (closes || isBusy(p)) && mustWait(p) -> park(p, 2, version_, keep_, wants_, from_, g_)
   :: else ->
     if :: closes || !has -> poisonClaim(p, version_) :: else fi;
     if
@@ -495,12 +533,16 @@ inline install(p, version_, grant_, has_, value_, from_, g_) {
   :: grant_ == LOST ->
     /* lose: a valid copy without a claim is not lost. */
     if
-    :: readable(my(p).held) && my(p).pend == 0
-    :: else -> my(p).held = LOST; my(p).pend = 0; my(p).poisoned = 0
+    :: readable(my(p).held) && (my(p).pend == 0 || byLane(p))
+#ifdef LANES
+    /* What is under way on a lane can't be called back. */
+    :: !readable(my(p).held) && my(p).lane -> my(p).held = LOST; my(p).voided = 1; my(p).poisoned = 0
+#endif
+    :: !(readable(my(p).held) && (my(p).pend == 0 || byLane(p))) && !byLane(p) -> my(p).held = LOST; my(p).pend = 0; my(p).poisoned = 0
     fi
-  :: grant_ != LOST && my(p).pend == 0 ->
+  :: grant_ != LOST && (my(p).pend == 0 || byLane(p)) ->
     if :: grant_ == EXCLUSIVE -> recall(p, version_, 0, 0, from_, g_) :: else fi
-  :: grant_ != LOST && my(p).pend != 0 && my(p).poisoned && version_ <= my(p).poison ->
+  :: grant_ != LOST && my(p).pend != 0 && !byLane(p) && my(p).poisoned && version_ <= my(p).poison ->
     if :: grant_ == EXCLUSIVE -> recall(p, version_, 0, 0, from_, g_) :: else fi;
 #ifndef MUTANT_DISCARDED_NOT_ASKED_AGAIN
     if :: !my(p).rung -> ask(p, 0) :: else fi
@@ -519,12 +561,19 @@ inline install(p, version_, grant_, has_, value_, from_, g_) {
   fi
 }
 
+#if defined(LANES) && !defined(MUTANT_LANE_NO_VOID)
+/* Whoever is told what this member holds builds on it: nothing that an earlier home has granted may come after it. */
+#define voidLane(p) if :: my(p).lane -> my(p).voided = 1; my(p).poisoned = 0 :: else fi
+#else
+#define voidLane(p) skip
+#endif
+
 #define heldVersionOf(p) (my(p).held != SHARED -> 0 : my(p).version)
 
 /* Member.claimAgain, of a claim that the coordinator knows. */
 inline claimAgain(p) {
   if
-  :: my(p).pend != 0 && !my(p).rung -> my(p).poisoned = 0; ask(p, heldVersionOf(p))
+  :: my(p).pend != 0 && !my(p).rung && !byLane(p) -> my(p).poisoned = 0; ask(p, heldVersionOf(p))
   :: else
   fi
 }
@@ -536,10 +585,11 @@ inline note(d_, from_, held_, version_) {
   if
   :: held_ == EXCLUSIVE ->
     directory[d_].state = OWNED; directory[d_].owner = from_; directory[d_].version = version_; directory[d_].copies = 0
-  :: held_ == SHARED && (directory[d_].state == UNKNOWN || directory[d_].version < version_) ->
+  :: held_ == SHARED && (directory[d_].state == UNKNOWN || (directory[d_].state == OWNED && directory[d_].version < version_)) ->
     directory[d_].state = IDLE; directory[d_].version = version_; directory[d_].copies = bit(from_)
 #ifndef MUTANT_REBUILD_FORGETS_ONE
-  :: held_ == SHARED && directory[d_].state == IDLE && directory[d_].version == version_ ->
+  :: held_ == SHARED && directory[d_].state == IDLE ->
+    directory[d_].version = (version_ > directory[d_].version -> version_ : directory[d_].version);
     directory[d_].copies = directory[d_].copies | bit(from_)
 #endif
   :: else
@@ -622,6 +672,7 @@ inline newView(p) {
     if
     :: homeOf(p, state[m]) == m ->
       directory[at(1, p)].state = UNKNOWN; directory[at(1, p)].awaited = views[state[m]] & ~bit(m);
+      voidLane(p);
       note(at(1, p), m, my(p).held, my(p).version);
 #ifdef MUTANT_SERVES_BEFORE_HOLDINGS
       directory[at(1, p)].awaited = 0;
@@ -644,6 +695,197 @@ inline newView(p) {
 inline newView(p) { skip }
 #endif
 
+/* ---- lanes: native/lane_steps.cc, and serve_look's choice ------------------------------------------------------------ */
+
+#ifdef LANES
+/* Both ends have a connection. */
+#define connected(to) (lives(to) && inView(to, state[m]) && inView(m, state[to]))
+#ifdef MUTANT_LANE_OVER_UNACKED
+#define keeps(p) 0
+#else
+#define keeps(p) my(p).unacked
+#endif
+/* would_claim, lane_to_home, fault. */
+#define lanesToHome(p) (mayAsk && turn[m].state == 0 && homeOf(p, state[m]) != m && connected(homeOf(p, state[m])) && !keeps(p) && my(p).pend == 0)
+/* lane_hop, begin_hop. (Where it is refused, the thread takes the ring.) */
+#define lanesToOwner(p) (mayAsk && turn[m].state == 0 && homeOf(p, state[m]) == m && dir(p).serving && dir(p).state == OWNED && dir(p).owner != m \
+  && dir(p).length == 0 && !inUse(at(generationOf(p, state[m]), p)) && dir(p).copies == 0 && connected(dir(p).owner) \
+  && my(p).held == INVALID && !my(p).unacked && my(p).pend == 0)
+
+inline endTurn(a_) {
+  turn[a_].state = 0; turn[a_].to = 0; turn[a_].page = 0; turn[a_].access = 0; turn[a_].version = 0; turn[a_].value = 0; turn[a_].hop = 0;
+  turn[a_].keep = 0; turn[a_].granted = 0; turn[a_].has = 0; turn[a_].closes = 0; turn[a_].left = 0; turn[a_].cut = 0; turn[a_].generation = 0
+}
+
+/* claim_to_coordinator. */
+inline toCoordinator(p) {
+  LANE_CLAIM_STANDS(my(p).pend != 0 && my(p).lane && !my(p).rung);
+  my(p).lane = 0; my(p).voided = 0;
+  if
+  :: my(p).held == LOST -> my(p).pend = 0; my(p).poisoned = 0
+  :: else -> my(p).rung = 1; my(p).asked = heldVersionOf(p)
+  fi
+}
+
+/* lane_give_up. What was being received into the page's memory is there in part. */
+inline giveUp() {
+  x = turn[m].page;
+  if
+  :: turn[m].state == ANSWERED && turn[m].has -> my(x).value = PUNCHED_OUT
+  :: else
+  fi;
+  toCoordinator(x);
+  if :: turn[m].hop -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
+  if
+  :: turn[m].state == ANSWERED || turn[m].cut -> endTurn(m)
+  :: else -> turn[m].left = 1
+  fi
+}
+
+/* lane_install, lane_finish. The bytes are received in place, whatever becomes of the answer. */
+inline answered() {
+  x = turn[m].page; found = 0;
+  if :: turn[m].granted && turn[m].has -> my(x).value = turn[m].value :: else fi;
+  LANE_CLAIM_STANDS(my(x).pend != 0 && my(x).lane);
+  if
+#ifdef MUTANT_LANE_NO_POISON
+  :: !turn[m].granted || my(x).voided -> toCoordinator(x)
+#else
+  :: !turn[m].granted || my(x).voided || (my(x).poisoned && turn[m].version <= my(x).poison) -> toCoordinator(x)
+#endif
+  :: else ->
+    found = 1; d = at(turn[m].generation, x);
+    if
+    :: turn[m].hop ->
+      /* end_hop */
+#ifdef MUTANT_HOP_FORGETS_THE_OWNER
+      directory[d].copies = 0;
+#else
+      directory[d].copies = (turn[m].keep -> bit(turn[m].to) : 0);
+#endif
+      directory[d].version = directory[d].version + (turn[m].keep -> 0 : 1);
+      directory[d].state = IDLE; directory[d].hop = 0;
+      my(x).held = (turn[m].keep -> SHARED : EXCLUSIVE); my(x).version = directory[d].version;
+      tell = turn[m].to;
+      if
+      :: inView(tell, state[m]) -> ENOUGH_ROOM(len(thanks[m * N + tell]) < 3); thanks[m * N + tell]!x, turn[m].version
+      :: else
+      fi
+    :: else -> my(x).held = (turn[m].access == WRITE -> EXCLUSIVE : SHARED); my(x).version = turn[m].version
+    fi;
+    my(x).pend = 0; my(x).lane = 0; my(x).voided = 0; my(x).poisoned = 0; my(x).unacked = 0; my(x).resident = 1
+  fi;
+  if :: turn[m].hop && !found -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
+  endTurn(m)
+}
+
+#ifdef MUTANT_LANE_IGNORES_TXN
+#define transaction(d) 0
+#else
+#define transaction(d) (directory[d].length != 0)
+#endif
+#ifdef MUTANT_LANE_IGNORES_COPIES
+#define others(d, a) 0
+#else
+#define others(d, a) (directory[d].copies & ~bit(a))
+#endif
+
+/* serve_begin: lock_serve, begin_lane_recall. */
+inline serveBegin(a_) {
+  x = turn[a_].page; v = turn[a_].version; found = 0;
+  if
+  :: !inView(a_, state[m]) || generationOf(x, state[m]) != turn[a_].generation
+  :: inView(a_, state[m]) && generationOf(x, state[m]) == turn[a_].generation && turn[a_].hop ->
+    found = (homeOf(x, state[m]) == a_ && my(x).held == EXCLUSIVE && my(x).version == v && my(x).pend == 0 && !mustWait(x));
+    if :: found -> my(x).serverBusy = 1; turn[a_].closes = 1 :: else fi
+  :: else ->
+    d = at(turn[a_].generation, x);
+    if
+    :: homeOf(x, state[m]) == m && directory[d].serving && directory[d].state == IDLE && !transaction(d) && !inUse(d) ->
+      same = (v != 0 && v == directory[d].version && (directory[d].copies & bit(a_)));
+#ifdef MUTANT_LANE_SAME_UNCHECKED
+      same = (v != 0);
+#endif
+      closes = (my(x).held == EXCLUSIVE || (my(x).held == SHARED && turn[a_].access == WRITE));
+      found = (!isBusy(x) && my(x).pend == 0 && my(x).held != LOST && (turn[a_].access == READ || !others(d, a_)) && (v == 0 || same) && (!closes || !mustWait(x)));
+      if
+      :: found ->
+        directory[d].locked = 1;
+        if :: closes -> my(x).serverBusy = 1; turn[a_].closes = 1 :: else fi
+      :: else
+      fi
+    :: else
+    fi
+  fi;
+  if
+  :: found -> turn[a_].state = LOCKED
+  :: !found && turn[a_].left -> endTurn(a_)
+  :: else -> turn[a_].state = ANSWERED
+  fi
+}
+
+/* serve_finish: end_close, unlock_serve. */
+inline serveFinish(a_) {
+  x = turn[a_].page;
+  if
+  :: turn[a_].hop ->
+    my(x).held = (turn[a_].keep -> SHARED : INVALID); my(x).resident = 0; my(x).serverBusy = 0;
+#ifndef MUTANT_LANE_NO_UNACKED
+    my(x).unacked = 1;
+#endif
+    turn[a_].has = 1
+  :: else ->
+    d = at(turn[a_].generation, x);
+    if
+    :: turn[a_].closes ->
+#ifndef MUTANT_LANE_HOME_STAYS_OPEN
+      my(x).held = (turn[a_].access == READ -> SHARED : INVALID); my(x).resident = 0;
+#endif
+      my(x).serverBusy = 0
+    :: else
+    fi;
+    turn[a_].has = (turn[a_].version == 0);
+    if
+    :: turn[a_].access == WRITE -> directory[d].version++; directory[d].copies = 0; directory[d].state = OWNED; directory[d].owner = a_
+    :: else -> directory[d].version = (directory[d].version == 0 -> 1 : directory[d].version); directory[d].copies = directory[d].copies | bit(a_)
+    fi;
+    turn[a_].version = directory[d].version; directory[d].locked = 0
+  fi;
+  turn[a_].granted = 1;
+  if :: turn[a_].left -> endTurn(a_) :: else -> turn[a_].state = GRANTED fi
+}
+
+/* The bytes go out from where they are now, after LOCK: push_out. */
+inline serveBytes(a_) {
+  if
+  :: turn[a_].left -> endTurn(a_)
+  :: else -> turn[a_].value = (turn[a_].has -> my(turn[a_].page).value : 0); turn[a_].state = ANSWERED
+  fi
+}
+
+/* lanes_close_peer, before the protocol hears of the view. */
+inline closePeer() {
+#ifndef MUTANT_LANE_STAYS_OPEN
+  if :: onLane && turn[m].to == gone -> giveUp() :: else fi;
+#endif
+  if
+  :: gone != m && turn[gone].to == m && (turn[gone].state == ON_ITS_WAY || turn[gone].state == GRANTED) ->
+    if :: turn[gone].left -> endTurn(gone) :: else -> turn[gone].cut = 1 fi
+  :: else
+  fi;
+  do
+  :: len(thanks[gone * N + m]) > 0 -> thanks[gone * N + m]?x, y
+  :: else -> break
+  od
+}
+
+/* serve_returned. */
+inline returned(from_) {
+  if :: inView(from_, state[m]) && homeOf(page, state[m]) == from_ && my(page).version == v -> my(page).unacked = 0 :: else fi
+}
+#define serves(a) (lives(m) && m != (a) && turn[a].state != 0 && turn[a].to == m && !turn[a].cut)
+#endif
+
 /* ---- threads -------------------------------------------------------------------------------------------------------- */
 
 /* The instruction runs. */
@@ -658,10 +900,21 @@ inline perform(p) {
 /* The handler looks at the word of a page that is not open: the home opens it, or it is claimed. */
 inline fault(p) {
   if
-  :: homeOf(p, state[m]) == m && dir(p).serving && dir(p).state == IDLE && dir(p).length == 0 && (dir(p).copies == 0 || wants[m] == READ) && my(p).pend == 0 ->
+  :: homeOf(p, state[m]) == m && dir(p).serving && dir(p).state == IDLE && dir(p).length == 0 && !inUse(at(generationOf(p, state[m]), p)) && (dir(p).copies == 0 || wants[m] == READ) && my(p).pend == 0 ->
     d = at(generationOf(p, state[m]), p);
     directory[d].version = (directory[d].version == 0 -> 1 : directory[d].version);
     my(p).held = (directory[d].copies == 0 -> EXCLUSIVE : SHARED); my(p).version = directory[d].version; my(p).resident = 1
+#ifdef LANES
+  :: lanesToHome(p) ->
+    my(p).pend = wants[m]; my(p).poisoned = 0; my(p).lane = 1; my(p).voided = 0;
+    turn[m].state = ON_ITS_WAY; turn[m].to = homeOf(p, state[m]); turn[m].page = p; turn[m].access = wants[m];
+    turn[m].version = heldVersionOf(p); turn[m].generation = generationOf(p, state[m])
+  :: lanesToOwner(p) ->
+    dir(p).hop = 1;
+    my(p).pend = wants[m]; my(p).poisoned = 0; my(p).lane = 1; my(p).voided = 0;
+    turn[m].state = ON_ITS_WAY; turn[m].to = dir(p).owner; turn[m].page = p; turn[m].access = wants[m];
+    turn[m].hop = 1; turn[m].keep = (wants[m] == READ); turn[m].version = dir(p).version; turn[m].generation = generationOf(p, state[m])
+#endif
   :: else ->
     my(p).pend = wants[m]; my(p).poisoned = 0; my(p).rung = 1; my(p).asked = heldVersionOf(p)
   fi
@@ -674,7 +927,7 @@ inline fault(p) {
 #define all(p, access) allowed(p, access)
 #define missing(access) wantsPage[m]
 #endif
-#define looks(p) (my(p).held == LOST || (!my(p).busy && my(p).pend == 0))
+#define looks(p) (!onLane && (my(p).held == LOST || (!isBusy(p) && my(p).pend == 0)))
 
 inline look() {
   page = missing(wants[m]);
@@ -735,6 +988,26 @@ inline invariants() {
 
 /* ---- one member ------------------------------------------------------------------------------------------------------ */
 
+#if defined(LANES) && defined(DEATH)
+/* The page server is in the middle of a step for it; closing waits for that. */
+#define serving(a) (state[m] + 1 == goneAt && turn[a].to == m && turn[a].state == LOCKED)
+#else
+#define serving(a) 0
+#define closePeer() skip
+#endif
+
+/* What was claimed so far is known before the view is: Coordinator.applyState. */
+inline drain(p) {
+  if
+#ifndef MUTANT_LANE_NOT_DRAINED
+  :: my(p).rung ->
+    my(p).rung = 0; v = my(p).asked; my(p).asked = 0;
+    if :: homeOf(p, state[m]) != gone -> ask(p, v) :: else fi
+#endif
+  :: else
+  fi
+}
+
 #define headIsOf(c, s) c?[_, _, _, _, _, _, s, _]
 /* A message from a state that this member does not know yet waits, and with it what its sender sent later. */
 #ifdef MUTANT_EARLY_MESSAGE_DROPPED
@@ -778,7 +1051,9 @@ inline receive(sender) {
       :: else
       fi
 #ifdef DEATH
-    :: type == REBUILD -> send(from, HOLDINGS, page, my(page).version, my(page).held, my(page).unacked, 0, g)
+    :: type == REBUILD ->
+      voidLane(page);
+      send(from, HOLDINGS, page, my(page).version, my(page).held, my(page).unacked, 0, g)
     :: type == HOLDINGS ->
       note(d, from, a, v);
       if :: has -> directory[d].keepers = directory[d].keepers | bit(from) :: else fi;
@@ -791,8 +1066,8 @@ inline receive(sender) {
 
 #define mayBegin (lives(m) && !frozen[m] && wants[m] == 0 && accesses[m] < ACCESSES)
 
-inline begin(p, access_) {
-  wants[m] = access_; wantsPage[m] = p; accesses[m]++;
+inline begin(p, access_, mayAsk_) {
+  wants[m] = access_; wantsPage[m] = p; accesses[m]++; mayAsk = mayAsk_;
   if :: looks(missing(access_)) -> look() :: else fi
 }
 
@@ -819,14 +1094,44 @@ end:
   do
   :: atomic {
     if
-    :: d_step { mayBegin -> begin(0, READ) }
-    :: d_step { mayBegin -> begin(0, WRITE) }
+    :: d_step { mayBegin -> begin(0, READ, 0) }
+    :: d_step { mayBegin -> begin(0, WRITE, 0) }
 #if P > 1 && !defined(STRADDLE)
-    :: d_step { mayBegin -> begin(1, READ) }
-    :: d_step { mayBegin -> begin(1, WRITE) }
+    :: d_step { mayBegin -> begin(1, READ, 0) }
+    :: d_step { mayBegin -> begin(1, WRITE, 0) }
+#endif
+#ifdef LANES
+    /* A fault that could take a lane may take the ring all the same: no lane is free, or it was refused lately. */
+    :: d_step { mayBegin -> begin(0, READ, 1) }
+    :: d_step { mayBegin -> begin(0, WRITE, 1) }
+#if P > 1 && !defined(STRADDLE)
+    :: d_step { mayBegin -> begin(1, READ, 1) }
+    :: d_step { mayBegin -> begin(1, WRITE, 1) }
+#endif
 #endif
     /* Who sleeps on a page word looks again when it has changed. */
-    :: d_step { wants[m] != 0 && looks(missing(wants[m])) -> look() }
+    :: d_step { wants[m] != 0 && looks(missing(wants[m])) -> mayAsk = 0; look() }
+#ifdef LANES
+    :: d_step { wants[m] != 0 && looks(missing(wants[m])) -> mayAsk = 1; look() }
+    :: d_step { onLane && turn[m].state == ANSWERED && !isBusy(turn[m].page) -> answered() }
+    :: d_step { onLane && (turn[m].cut || breaksLeft[m] < BREAKS) -> if :: !turn[m].cut -> breaksLeft[m]++ :: else fi; giveUp() }
+    /* Nobody reads what came before the lane's end was seen. */
+    :: d_step { turn[m].left && turn[m].state == ON_ITS_WAY -> endTurn(m) }
+    :: d_step { serves(0) && turn[0].state == ON_ITS_WAY -> serveBegin(0) }
+    :: d_step { serves(0) && turn[0].state == LOCKED -> serveFinish(0) }
+    :: d_step { serves(0) && turn[0].state == GRANTED -> serveBytes(0) }
+    :: d_step { serves(1) && turn[1].state == ON_ITS_WAY -> serveBegin(1) }
+    :: d_step { serves(1) && turn[1].state == LOCKED -> serveFinish(1) }
+    :: d_step { serves(1) && turn[1].state == GRANTED -> serveBytes(1) }
+    :: d_step { lives(m) && m != 0 && len(thanks[0 * N + m]) > 0 -> thanks[0 * N + m]?page, v; returned(0) }
+    :: d_step { lives(m) && m != 1 && len(thanks[1 * N + m]) > 0 -> thanks[1 * N + m]?page, v; returned(1) }
+#if N > 2
+    :: d_step { serves(2) && turn[2].state == ON_ITS_WAY -> serveBegin(2) }
+    :: d_step { serves(2) && turn[2].state == LOCKED -> serveFinish(2) }
+    :: d_step { serves(2) && turn[2].state == GRANTED -> serveBytes(2) }
+    :: d_step { lives(m) && m != 2 && len(thanks[2 * N + m]) > 0 -> thanks[2 * N + m]?page, v; returned(2) }
+#endif
+#endif
     /* The coordinator finds what a handler has rung. */
     :: d_step { my(0).rung -> my(0).rung = 0; v = my(0).asked; my(0).asked = 0; ask(0, v) }
 #ifndef MUTANT_DEFERRED_FORGOTTEN
@@ -837,7 +1142,7 @@ end:
     :: d_step { again(1) -> retry(1) }
 #endif
 #if BUSY > 0
-    :: d_step { busyLeft[m] < BUSY && readable(my(0).held) && !my(0).busy -> busyLeft[m]++; my(0).busy = 1 }
+    :: d_step { busyLeft[m] < BUSY && readable(my(0).held) && !isBusy(0) -> busyLeft[m]++; my(0).busy = 1 }
     :: d_step { my(0).busy -> my(0).busy = 0 }
     :: d_step { my(0).delayed && !my(0).busy ->
         v = my(0).delayedVersion; a = my(0).delayedGrant; has = my(0).delayedContent; b = my(0).delayedValue; source = my(0).delayedFrom;
@@ -862,12 +1167,21 @@ end:
         tell = homeOf(0, state[m]); send(tell, GIVE_BACK, 0, my(0).version, 0, 1, my(0).value, generationOf(0, state[m])) }
 #endif
 #if DROP > 0
-    :: d_step { lives(m) && dropLeft[m] < DROP && wants[m] == 0 && homeOf(0, state[m]) != m && my(0).held == SHARED && my(0).pend == 0 && !my(0).unacked && !my(0).busy ->
+    :: d_step { lives(m) && dropLeft[m] < DROP && wants[m] == 0 && homeOf(0, state[m]) != m && my(0).held == SHARED && my(0).pend == 0 && !my(0).unacked && !isBusy(0) ->
         dropLeft[m]++; my(0).held = INVALID; my(0).resident = 0; my(0).value = PUNCHED_OUT;
         }
 #endif
 #if defined(DEATH) || defined(JOIN)
-    :: d_step { lives(m) && state[m] < agreed && inView(m, state[m] + 1) ->
+    :: d_step { lives(m) && state[m] < agreed && inView(m, state[m] + 1) && !serving(gone) ->
+        if
+        :: state[m] + 1 == goneAt ->
+          closePeer();
+          drain(0);
+#if P > 1
+          drain(1)
+#endif
+        :: else
+        fi;
         state[m]++;
         if
         :: state[m] == goneAt ->
@@ -940,6 +1254,9 @@ init {
     do
     :: i < N ->
       EVERY_FAULT_ENDS(!inView(i, agreed) || wants[i] == 0);
+#ifdef LANES
+      EVERY_FAULT_ENDS(!inView(i, agreed) || turn[i].state == 0);
+#endif
       j = 0;
       do
       :: j < P ->

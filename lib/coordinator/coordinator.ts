@@ -10,11 +10,14 @@ import { getHeapSpaceStatistics, getHeapStatistics } from 'node:v8';
 import { parentPort, resourceLimits } from 'node:worker_threads';
 import type { CoordinatorSettings, Started } from '../calls.js';
 import { FaultlineError, makeError, toWire } from '../errors.js';
+import { chooseGuard } from '../guard.js';
 import { Down, native, Ring, RING_RECORD } from '../native.js';
 import { openEmbedded } from './membership/embedded.js';
 import type { Session } from './membership/session.js';
 import { Engine } from './protocol/engine.js';
 import type { ClusterState, Envelope, RegionInfo } from './protocol/messages.js';
+import type { RegionProtocol } from './protocol/region.js';
+import { Budget } from './budget.js';
 import { Clients } from './clients.js';
 import { Lanes } from './lanes.js';
 import { NativeRegionMemory } from './memory.js';
@@ -55,9 +58,12 @@ export class Coordinator {
   private engine: Engine | null = null;
   private service: Service | null = null;
   private lanes: Lanes | null = null;
+  private budget: Budget | null = null;
   private early: Envelope[] = [];
   private ticker: NodeJS.Timeout | null = null;
   private arrivals = 0;
+  /** µs of native.now(). */
+  private leaseEnds = 0;
   private state: 'joining' | 'up' | 'leaving' | 'over' | 'stopped' = 'joining';
 
   /** member: its native side, made already. */
@@ -77,14 +83,14 @@ export class Coordinator {
     this.wake();
     this.joining.signal.throwIfAborted();
     this.session = await openEmbedded(
-      { cluster: settings.key, name: settings.name, insecure: settings.insecure, silence: SILENCE, joinTimeout: settings.joinTimeout, setLease: (until) => native.setLease(this.member, until) },
+      { cluster: settings.key, name: settings.name, insecure: settings.insecure, silence: SILENCE, joinTimeout: settings.joinTimeout, setLease: (until) => this.setLease(until) },
       {
         state: (state) => this.applyState(state),
         message: (envelope) => this.receive(envelope),
         tell: () => undefined,
         over: (error) => this.over(error),
         arrived: () => this.checkHeap(),
-        renewed: () => { if (this.state === 'up') native.memberDown(this.member, Down.Up, ''); },
+        renewed: () => this.goOn(),
       },
       this.joining.signal,
     );
@@ -108,15 +114,19 @@ export class Coordinator {
       { faultTimeout: settings.faultTimeout * 1000 },
     );
     if (settings.lane === 'auto') this.lanes = Lanes.open(this.member, session);
-    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), laneTraffic: () => native.laneTraffic(this.member), leave: () => this.lastHandleClosed() });
+    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), laneTraffic: () => native.laneTraffic(this.member), guard: chooseGuard(settings.guard), leave: () => this.lastHandleClosed() });
+    if (settings.memoryLimit !== null) this.budget = new Budget(this.member, settings.memoryLimit, () => this.parts(), () => this.engine?.flush());
     this.engine.apply(session.state);
     this.lanes?.apply(session.state);
     for (const envelope of this.early.splice(0)) this.receive(envelope);
     this.engine.flush();
     this.state = 'up';
+    // On the way in, which may have taken several attempts, a lease may have run out.
+    this.goOn();
     this.ticker = setInterval(() => {
       this.engine?.tick();
       this.engine?.flush();
+      this.budget?.look();
     }, TICK);
     this.post({ started: this.member });
   }
@@ -185,8 +195,20 @@ export class Coordinator {
         if (this.clients.size === 0) void this.lastHandleClosed();
         return;
       }
-      // LeaseOver: the session asks the registrar by itself.
+      // It asks the registrar by itself. But the watchdog may have been late, and the lease renewed before this was read.
+      case Ring.LeaseOver: return this.goOn();
+      case Ring.Memory: return this.budget?.look();
     }
+  }
+
+  private setLease(until: number): void {
+    this.leaseEnds = until;
+    native.setLease(this.member, until);
+  }
+
+  /** The watchdog has frozen the member when its lease was over. If it runs again that ends, unless the member is leaving. */
+  private goOn(): void {
+    if (this.state === 'up' && native.now() < this.leaseEnds) native.memberDown(this.member, Down.Up, '');
   }
 
   private receive(envelope: Envelope): void {
@@ -203,6 +225,7 @@ export class Coordinator {
     // claimed for their lanes is among what the protocol has asked for.
     this.lanes?.closeGone(state);
     this.wake();
+    if (state.died.length > 0) this.budget?.memberDied();
     this.engine.apply(state);
     this.lanes?.apply(state);
     this.engine.flush();
@@ -255,6 +278,7 @@ export class Coordinator {
     const { session, engine } = this;
     if (session === null || engine === null) return;
     this.state = 'leaving';
+    this.budget?.end();
     this.service?.releasePins();
     try {
       await session.leave(() => new Promise<void>((resolve) => {
@@ -263,6 +287,8 @@ export class Coordinator {
         // What was granted over lanes is in the words now, and no more will be; the rest is asked for again.
         this.lanes?.stop();
         this.wake();
+        // Those that have come about since: what is pinned can't be handed over. From here on nothing can be pinned any more.
+        this.service?.releasePins();
         engine.leave(resolve);
         engine.flush();
       }), timeout);
@@ -281,8 +307,9 @@ export class Coordinator {
   private stop(): void {
     if (this.state === 'stopped') return;
     this.state = 'stopped';
+    this.budget?.end();
     if (this.ticker !== null) clearInterval(this.ticker);
-    native.setLease(this.member, 0);
+    this.setLease(0);
     const close = this.session?.close() ?? Promise.resolve();
     void close.catch(() => undefined).then(() => {
       this.clients.close();
@@ -316,6 +343,15 @@ export class Coordinator {
     this.regionIds.delete(handle);
     native.regionRelease(handle);
     this.clients.notify({ event: 'destroyed', region: info.id });
+  }
+
+  private parts(): { handle: number; protocol: RegionProtocol }[] {
+    const parts = [];
+    for (const [id, handle] of this.handles) {
+      const protocol = this.engine?.regions.get(id);
+      if (protocol !== undefined) parts.push({ handle, protocol });
+    }
+    return parts;
   }
 
   private handleOf(region: number): number {

@@ -28,6 +28,7 @@ export class NativeRegionMemory implements RegionMemory {
   deferral(page: number): number { return native.deferral(this.handle, page); }
   returned(first: number, count: number, version: number): void { native.returned(this.handle, first, count, version); }
   drop(first: number, count: number): number { return native.drop(this.handle, first, count); }
+  reclaim(first: number, count: number, most: number, out: Float64Array): [number, number] { return native.reclaim(this.handle, first, count, most, out); }
   pin(first: number, count: number, access: number): boolean { return native.pin(this.handle, first, count, access); }
   unpin(first: number, count: number, access: number): void { native.unpin(this.handle, first, count, access); }
   coalesce(page: number): void { native.coalesce(this.handle, page); }
@@ -40,6 +41,7 @@ export class NativeRegionMemory implements RegionMemory {
   end(page: number, state: number, owner: number, version: number, copysetLow: number, copysetHigh: number, keepTxn: boolean): void {
     native.end(this.handle, page, state, owner, version, copysetLow, copysetHigh, keepTxn);
   }
+  hint(page: number, writer: number, migratory: boolean): void { native.hint(this.handle, page, writer, migratory); }
   readPages(first: number, count: number, buffer: Uint8Array, byteOffset: number, out: Uint8Array): number { return native.readPages(this.handle, first, count, buffer, byteOffset, out); }
   writePages(first: number, count: number, bytes: Uint8Array, byteOffset: number): void { native.writePages(this.handle, first, count, bytes, byteOffset); }
   zero(offset: number, length: number): void { native.zero(this.handle, offset, length); }

@@ -1,7 +1,7 @@
 /** What the coordinator does for the handles of its process: every call of calls.ts, on the session and the engine. */
 import type { Calls, CoordinatorStats, PageInfo, Request } from '../calls.js';
 import { fromWire, makeError } from '../errors.js';
-import { Down, native } from '../native.js';
+import { Down, native, type GuardKind } from '../native.js';
 import { MIN_PAGE_SIZE } from '../options.js';
 import type { Session } from './membership/session.js';
 import type { Engine } from './protocol/engine.js';
@@ -16,6 +16,13 @@ const ADDRESS_TRIES = 16;
 /** Bytes of a page in the native tables: its words, and its place in the directory. */
 const TABLE_BYTES = 48;
 
+/** Bytes that a thread of the pool fetches over lanes at a time. */
+const LANE_PIECE = 4 << 20;
+/** ms that the fetch may wait for a thread of the pool. */
+const LANE_START = 5;
+/** Pages for which that is worth while. */
+const LANE_LEAST = 4;
+
 interface PinRecord { id: number; client: Client; region: number; runs: Run[]; access: number; timer: NodeJS.Timeout | null }
 
 export interface ServiceContext {
@@ -25,6 +32,8 @@ export interface ServiceContext {
   handleOf(region: number): number;
   /** Of the member's lanes, both ends. */
   laneTraffic(): { messagesSent: number; messagesReceived: number; bytesSent: number; bytesReceived: number };
+  /** For the app views of all its regions. */
+  readonly guard: GuardKind;
   /** The last handle is closed: the member leaves. */
   leave(): Promise<void>;
 }
@@ -94,7 +103,7 @@ export class Service {
 
   private async region(client: Client, args: Calls['region']['args'], signal: AbortSignal): Promise<Calls['region']['value']> {
     const { session, engine } = this.context;
-    if (args.mode !== 'open' && args.mode !== 'wait' && args.size !== undefined) this.checkMemory(args.name, args.size, args.pageSize ?? MIN_PAGE_SIZE, args.placement ?? 'creator');
+    if (args.mode !== 'open' && args.mode !== 'wait' && args.size !== undefined) this.checkMemory(args.name, args.size, args.pageSize ?? MIN_PAGE_SIZE);
     let { info, created } = (await session.call('region-open', args, signal)) as { info: RegionInfo; created: boolean };
     await this.until(() => engine.regions.has(info.id), signal);
     const handle = this.context.handleOf(info.id);
@@ -117,7 +126,7 @@ export class Service {
   private async map(handle: number, info: RegionInfo, created: boolean, signal: AbortSignal): Promise<RegionInfo> {
     for (let tries = 0; ; tries++) {
       try {
-        native.regionMap(handle, BigInt(info.address));
+        native.regionMap(handle, BigInt(info.address), this.context.guard);
         return info;
       } catch (error) {
         if ((error as { code?: string }).code !== 'ERR_ADDRESS_TAKEN') throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `region '${info.name}' of ${info.size} bytes can't be mapped here: ${(error as Error).message}`);
@@ -129,10 +138,8 @@ export class Service {
     }
   }
 
-  private checkMemory(name: string, size: number, pageSize: number, placement: string): void {
-    const { total } = native.memory();
-    const here = placement === 'spread' ? size / this.context.session.state.members.length : size;
-    if (here > total) throw makeError('ERR_FAULTLINE_OUT_OF_MEMORY', `region '${name}' would need ${here} bytes at this member, and the machine has ${total}`);
+  private checkMemory(name: string, size: number, pageSize: number): void {
+    // Memory is needed for what is touched only, so a region may be larger than the machine's.
     // Once it exists every member has to map it: so it must not come to be if not even its creator can.
     if (this.context.session.state.regions.some((region) => region.name === name)) return;
     if (!native.canMap(2 * size + Math.ceil(size / pageSize) * TABLE_BYTES)) {
@@ -156,13 +163,37 @@ export class Service {
   private async prefetch(args: Calls['prefetch']['args'], signal: AbortSignal): Promise<null> {
     const region = this.regionOf(args.region);
     const runs = normaliseRuns([this.runOf(region, args)], Number.MAX_SAFE_INTEGER);
+    await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
     await this.want(region, signal, (result) => region.wants.prefetch(runs, args.access, result));
     return null;
+  }
+
+  /**
+   * Brings what lanes can bring, at the speed of the sockets; what is left is asked for by messages. In pieces, so that whoever
+   * gives up, or the region's end, does not wait for the rest. Not if no thread of the pool is free soon.
+   */
+  private async overLanes(region: number, pageSize: number, runs: readonly Run[], access: number, signal: AbortSignal): Promise<void> {
+    const piece = Math.max(1, Math.floor(LANE_PIECE / pageSize));
+    for (const run of runs) {
+      if (run.count < LANE_LEAST) continue;
+      for (let first = run.first; first < run.first + run.count;) {
+        if (signal.aborted || !this.context.engine.regions.has(region)) return;
+        const count = Math.min(piece, run.first + run.count - first);
+        const [upTo, cancel] = native.laneFetch(this.context.handleOf(region), first, count, access);
+        const next = await new Promise<number>((resolve, reject) => {
+          const late = setTimeout(() => { if (cancel()) resolve(0); }, LANE_START);
+          upTo.then(resolve, reject).finally(() => clearTimeout(late));
+        });
+        if (next < first + count) return;
+        first = next;
+      }
+    }
   }
 
   private async pin(client: Client, args: Calls['pin']['args'], signal: AbortSignal): Promise<Calls['pin']['value']> {
     const region = this.regionOf(args.region);
     const runs = normaliseRuns(args.ranges.map((range) => this.runOf(region, range)));
+    await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
     let pinned: PinRecord | undefined;
     await this.want(region, signal, (result) => region.wants.pin(runs, args.access, {
       done: () => {

@@ -43,6 +43,16 @@ describe('chaos on real processes in network namespaces', function () {
     console.log(`      ${report.rounds} rounds, ${report.operations} accesses, ${report.sections} sections; ${JSON.stringify(report.faults)}${report.leftOut.length > 0 ? `; not here: ${report.leftOut.join('; ')}` : ''}`);
   });
 
+  it('keeps every promise on one machine, over Unix sockets, while members are killed and stopped in the middle of faults', async function () {
+    const report = await runChaos({ seed: 2, ms: 6_000, members: 3, only: ['kill', 'stop', 'pause'], near: true });
+    if (typeof report === 'string') {
+      console.log(`      skipped: ${report}`);
+      return this.skip();
+    }
+    assert.deepEqual(report.problems, []);
+    assert.ok(report.counts['faults over lanes'] > 100, JSON.stringify(report.counts));
+  });
+
   it('ends in order for everybody when the registrar is killed, and begins anew', async function () {
     const report = await chaos(this, ['registrar-kill'], 1, 3);
     assert.deepEqual(report.problems, []);

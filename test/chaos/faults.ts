@@ -104,3 +104,8 @@ export function faultsFor(names: readonly FaultName[]): Fault[] {
 export function isOneWay({ name }: Fault): boolean {
   return name.endsWith('mute') || name.endsWith('deaf');
 }
+
+/** Something is done to the link of the victim. */
+export function needsLink(fault: Fault): boolean {
+  return isOneWay(fault) || fault.name === 'blip' || fault.name.endsWith('cut');
+}

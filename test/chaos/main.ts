@@ -1,7 +1,7 @@
 /**
  * Chaos on real members in network namespaces: see docs/chaos.md.
  *
- *   npm run chaos -- [--seed N] [--minutes T] [--members M] [--together] [--only FAULT...] [--json [FILE]]
+ *   npm run chaos -- [--seed N] [--minutes T] [--members M] [--together | --near] [--only FAULT...] [--json [FILE]]
  *
  * Ends with 0 if every promise was kept, 1 if one was broken, 2 if it can't be done here or the run itself failed, 130
  * after an interrupt.
@@ -12,7 +12,7 @@ import { FAULT_NAMES, faultsFor, type FaultName } from './faults.js';
 import { runChaos, LEAST_MEMBERS, MOST_MEMBERS, type Report } from './run.js';
 import { timesTable } from './table.js';
 
-interface Options { seed: number; minutes: number; members: number; together?: boolean; only?: FaultName[]; json?: string | true }
+interface Options { seed: number; minutes: number; members: number; together?: boolean; near?: boolean; only?: FaultName[]; json?: string | true }
 
 const whole = (least: number, most: number) => (text: string): number => {
   const value = Number(text);
@@ -30,6 +30,7 @@ const program = new Command('chaos')
   }, 5)
   .option('--members <m>', `from ${LEAST_MEMBERS} to ${MOST_MEMBERS}`, whole(LEAST_MEMBERS, MOST_MEMBERS), 4)
   .option('--together', 'as on one machine, where members see from files who has died (default: each as on a machine of its own)')
+  .addOption(new Option('--near', 'really on one machine, in one network: lanes are Unix sockets, and there is no weather and no cut').conflicts('together'))
   .addOption(new Option('--only <faults...>', 'only these kinds of faults').choices(FAULT_NAMES))
   .option('--json [file]', 'also write the figures there; without a file: print them, and no table')
   .addHelpText('after', `\nFaults:\n${faultsFor(FAULT_NAMES).map(({ name, what, victim }) => `  ${name.padEnd(16)} ${victim === 'nobody' ? '' : `a ${victim}: `}${what}`).join('\n')}`);
@@ -61,10 +62,10 @@ async function main(): Promise<number> {
 }
 
 function tell(report: Report): void {
-  const { seed, seconds, members, together, rounds, weather, oneWay, memory, leftOut, operations, sharedReads, sections, faults, counts, problems, logs } = report;
+  const { seed, seconds, members, together, near, rounds, weather, oneWay, memory, leftOut, operations, sharedReads, sections, faults, counts, problems, logs } = report;
   const list = (numbers: Record<string, number>): string => Object.entries(numbers).map(([name, count]) => `${name} ${count}`).join(', ');
   console.log(timesTable(report));
-  console.log(`seed ${seed}, ${members} members${together ? ' as on one machine' : ', each as on a machine of its own'}, ${rounds} rounds in ${Math.round(seconds)} s: ${list(faults)}`);
+  console.log(`seed ${seed}, ${members} members${near ? ' on one machine, in one network' : together ? ' as on one machine' : ', each as on a machine of its own'}, ${rounds} rounds in ${Math.round(seconds)} s: ${list(faults)}`);
   console.log(`packets by ${weather}, one way by ${oneWay}, memory by ${memory}${leftOut.length > 0 ? `; not here: ${leftOut.join('; ')}` : ''}`);
   console.log(`${operations} accesses, ${sharedReads} reads of what another member had written, ${sections} sections under a lock`);
   if (Object.keys(counts).length > 0) console.log(`also: ${list(counts)}`);

@@ -12,7 +12,7 @@ import { endMembers, Member } from '../support/members.js';
 import { seeded } from '../support/steps.js';
 import { CLEAR, makeBridge, type Bridge, type Weather } from './bridge.js';
 import { checkCounters, checkRegisters, checkSections, COUNTER_STEP, type Violation as Found } from './checker.js';
-import { FAULT_NAMES, faultsFor, isOneWay, type Fault, type FaultName } from './faults.js';
+import { FAULT_NAMES, faultsFor, isOneWay, needsLink, type Fault, type FaultName } from './faults.js';
 import { addLines, emptyHistory, FULL_TRUST, readLines, type History, type Line, type Trust } from './history.js';
 import { makeLimits, type Limits } from './limits.js';
 import { install, LOCATIONS, LOCKS, PAGE_SIZE, PAGES, restorePages, settleLocks, stopWork, touch, work } from './workload.js';
@@ -38,6 +38,7 @@ export interface Report {
   seconds: number;
   members: number;
   together: boolean;
+  near: boolean;
   rounds: number;
   weather: string;
   oneWay: string;
@@ -66,13 +67,15 @@ export interface RunOptions {
   only?: readonly FaultName[];
   /** As on one machine, where members see from each other's files who has died. Default: each as on a machine of its own. */
   together?: boolean;
+  /** Really on one machine: one network, so that lanes are Unix sockets, and no weather and no cuts. */
+  near?: boolean;
   /** For tests of the checks: changes what a member has written down. */
   forge?: (lines: Line[], member: string) => void;
   signal?: AbortSignal;
   progress?: (line: string) => void;
 }
 
-interface Seat { index: number; member: Member; id: number; file: string; read: number }
+interface Seat { index: number; member: Member; id: number; file: string; read: number; lanes: { faults: number; broken: number } }
 type Ended = { code: string } | { gone: Error };
 
 class Broken extends Error {
@@ -130,8 +133,8 @@ class Run {
     this.random = seeded(options.seed);
     const { weather, oneWay, missing } = bridge.means;
     this.report = {
-      seed: options.seed, seconds: 0, members: options.members, together: options.together ?? false, rounds: 0,
-      weather: weather ?? 'none', oneWay: oneWay ?? 'none', memory: limits.means, leftOut: [...missing],
+      seed: options.seed, seconds: 0, members: options.members, together: options.together ?? false, near: options.near ?? false, rounds: 0,
+      weather: (!options.near && weather) || 'none', oneWay: (!options.near && oneWay) || 'none', memory: limits.means, leftOut: options.near ? ['weather, cuts: members of one network have no links'] : [...missing],
       operations: 0, sharedReads: 0, sections: 0, faults: {}, counts: {}, times: [], problems: [],
     };
   }
@@ -141,6 +144,7 @@ class Run {
     const begun = performance.now();
     const end = begun + options.ms;
     const faults = faultsFor(options.only ?? FAULT_NAMES).filter((fault) => {
+      if (options.near && needsLink(fault)) return false;
       const possible = !isOneWay(fault) || this.bridge.means.oneWay !== null;
       if (!possible) report.leftOut.push(`${fault.name}: nothing here loses one direction only`);
       return possible;
@@ -197,16 +201,17 @@ class Run {
     const { bridge, directory } = this;
     const name = `m${index}.${++this.processes}`;
     const file = path.join(directory, `${name}.log`);
-    const machine = path.join(directory, this.options.together ? 'machine' : `machine-${index}`);
+    const { near, together } = this.options;
+    const machine = path.join(directory, near || together ? 'machine' : `machine-${index}`);
     fs.mkdirSync(machine, { recursive: true });
     const member = await Member.start({
-      cluster: `tcp://${bridge.addresses[0]}:7420`, name, netns: bridge.names[index], join: { insecure: true }, within: START_MS,
+      cluster: near ? 'local:chaos' : `tcp://${bridge.addresses[0]}:7420`, name, netns: bridge.names[near ? 0 : index], join: near ? {} : { insecure: true }, within: START_MS,
       // Two runs at once, or a user's own clusters, are not to meet.
       env: { XDG_RUNTIME_DIR: machine, NODE_NO_WARNINGS: '1' },
     });
     await member.open('chaos', region, { within: START_MS });
     const { id } = await member.run(install, { file, locations: LOCATIONS, pageSize: PAGE_SIZE, locks: LOCKS, writer: index }, { within: START_MS });
-    return { index, member, id, file, read: 0 };
+    return { index, member, id, file, read: 0, lanes: { faults: 0, broken: 0 } };
   }
 
   // ---- a round ------------------------------------------------------------------------------------------------------
@@ -214,7 +219,8 @@ class Run {
   private async one(fault: Fault): Promise<string> {
     const { seats, bridge, limits } = this;
     this.lag.reset();
-    this.weather = { delay: [0, 0, 1, 3][this.below(4)], loss: [0, 0, 0.5, 2][this.below(4)], reorder: [0, 0, 5, 25][this.below(4)] };
+    const weather = { delay: [0, 0, 1, 3][this.below(4)], loss: [0, 0, 0.5, 2][this.below(4)], reorder: [0, 0, 5, 25][this.below(4)] };
+    this.weather = this.options.near ? CLEAR : weather;
     seats.forEach(({ index }) => bridge.setWeather(index, this.weather));
     const victim = fault.victim === 'registrar' ? seats[0] : seats[1 + this.below(seats.length - 1)];
     const others = seats.filter((seat) => seat !== victim);
@@ -277,6 +283,7 @@ class Run {
         Object.assign(trust, { struck, zombieSince: fault.stops ? healed : Infinity });
       }
     } else said += await this.endOf(fault, victim, await works.get(victim)!, struck);
+    await Promise.all((replace ? others : seats).map((seat) => this.countLanes(seat)));
     if (replace) await victim.member.destroy();
 
     const observer = seats.find((seat) => seat !== victim)!;
@@ -446,6 +453,13 @@ class Run {
 
   private count(what: string, times = 1): void {
     this.report.counts[what] = (this.report.counts[what] ?? 0) + times;
+  }
+
+  private async countLanes(seat: Seat): Promise<void> {
+    const { faults, broken } = await seat.member.run(({ region }) => region.stats().lanes, undefined, { within: STEP_MS });
+    this.count('faults over lanes', faults - seat.lanes.faults);
+    this.count('faults whose lane broke', broken - seat.lanes.broken);
+    seat.lanes = { faults, broken };
   }
 
   private below(n: number): number {

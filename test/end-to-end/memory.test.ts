@@ -156,8 +156,8 @@ describe('a region shared by processes', () => {
   it('survives more alternating pages than the kernel has mappings for', async function () {
     this.timeout(120_000);
     const cluster = uniqueCluster();
-    const a = await Member.start({ cluster });
-    const b = await Member.start({ cluster });
+    const a = await Member.start({ cluster, join: { guard: 'mprotect' } });
+    const b = await Member.start({ cluster, join: { guard: 'mprotect' } });
     await a.open('wide', { size: 300 << 20 });
     await b.open('wide');
     await a.run(({ region }) => {

@@ -215,7 +215,7 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       require(!w.retired_any || after(version, w.retired), w, "poison");
       w.holder = kLaneInstaller;
       w.installing = version;
-      w.grant = flag && w.lane == kAsks ? kExclusive : kShared;
+      w.grant = flag && w.lane != kAhead ? kExclusive : kShared;
       w.close_keeps = flag;
       return;
     }
@@ -406,7 +406,7 @@ void finish_busy(World& w, bool opens) {
       w.kept = false;
       const uint32_t opened = opens ? open_of(w.grant) : uint32_t{kOpenNone};
       if (!hops) return settle(w, end_install(w.page, w.installing, w.grant, opened, w.now));
-      const HomeAfter after = end_hop(w.page, w.directory, true, 2, opened, w.now);
+      const HomeAfter after = end_hop(w.page, w.directory, kRead, w.grant == kShared, 2, opened, w.now);
       return settle(w, {after.page.wake, after.page.ring || after.ring});
     }
     case kServer:

@@ -1,5 +1,5 @@
-// An addon of somebody else with a SIGSEGV handler of its own: one that passes on what it does not know, as crash reporters
-// do, and one that takes every SIGSEGV for a crash.
+// An addon of somebody else with a handler of its own for SIGSEGV or SIGBUS: one that passes on what it does not know, as
+// crash reporters do, and one that takes every such signal for a crash.
 #include <node_api.h>
 #include <signal.h>
 #include <unistd.h>
@@ -20,24 +20,33 @@ void handle(int number, siginfo_t* info, void* context) {
 
 // Says so and lets the default action end the process when the instruction runs again.
 void handle_alone(int number, siginfo_t*, void*) {
-  constexpr char kLine[] = "an addon's handler took a SIGSEGV for a crash\n";
+  constexpr char kLine[] = "an addon's handler took a fault for a crash\n";
   if (write(2, kLine, sizeof kLine - 1) < 0) _exit(1);
   signal(number, SIG_DFL);
 }
 
-napi_value InstallAlone(napi_env, napi_callback_info) {
+int number_of(napi_env env, napi_callback_info info) {
+  napi_value argument = nullptr;
+  size_t count = 1;
+  uint32_t number = SIGSEGV;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  if (count == 1) napi_get_value_uint32(env, argument, &number);
+  return static_cast<int>(number);
+}
+
+napi_value InstallAlone(napi_env env, napi_callback_info info) {
   struct sigaction ours = {};
   ours.sa_sigaction = handle_alone;
   ours.sa_flags = SA_SIGINFO;
-  sigaction(SIGSEGV, &ours, nullptr);
+  sigaction(number_of(env, info), &ours, nullptr);
   return nullptr;
 }
 
-napi_value Install(napi_env, napi_callback_info) {
+napi_value Install(napi_env env, napi_callback_info info) {
   struct sigaction ours = {};
   ours.sa_sigaction = handle;
   ours.sa_flags = SA_SIGINFO;
-  sigaction(SIGSEGV, &ours, &previous);
+  sigaction(number_of(env, info), &ours, &previous);
   return nullptr;
 }
 

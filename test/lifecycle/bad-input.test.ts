@@ -89,7 +89,7 @@ describe('input that makes no sense is a typed error, and nothing is lost:', () 
     await assertNothingLost(member);
   });
 
-  it('more memory than the machine has, or than one buffer can be', async () => {
+  it('more than a process can map', async () => {
     const member = await withRegion();
     await assert.rejects(member.run(async ({ cluster }) => { await cluster.region('huge', { size: 2 ** 46 }); }), { name: 'OutOfMemoryError', code: 'ERR_FAULTLINE_OUT_OF_MEMORY' });
     assert.equal(await codeOf(member.run(async ({ cluster }) => { await cluster.region('huge', { mode: 'open' }); })), 'ERR_FAULTLINE_REGION_NOT_FOUND', 'it was not made');

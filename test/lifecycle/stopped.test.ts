@@ -1,9 +1,14 @@
 import assert from 'node:assert/strict';
-import { startMembers } from '../support/members.js';
+import fs from 'node:fs';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { Member, startMembers, uniqueCluster } from '../support/members.js';
 import { arrived, codeOf, joinedThread, openInThread, tellEvents } from '../support/steps.js';
 
 /** ms: about 2 s of silence, and what two busy cores add. */
 const BOUND = 4500;
+/** ms: a lease is 1.5 s, and a member is given up after 2 s. */
+const LONGER_THAN_A_LEASE = 1650;
 
 describe('a member that is stopped (SIGSTOP)', () => {
   it('is given up within the bound; its locks pass on, barriers break, faults on its pages end, and the rest goes on', async () => {
@@ -165,5 +170,57 @@ describe('a member that is stopped (SIGSTOP)', () => {
     assert.equal(await blocked, b.pid);
     assert.equal(await a.run(({ cluster }) => cluster.view.members.length), 2);
     assert.equal(await b.run(({ region }) => new Int32Array(region.buffer)[0]), 2);
+  });
+
+  it('in the middle of close(): it is given up all the same, and close() resolves when it goes on', async () => {
+    const [a, zombie] = await startMembers(2);
+    // So much to hand over that it does not get there before it stops.
+    await zombie.open('large', { size: 256 << 20 });
+    await zombie.run(({ region }) => { new Int32Array(region.buffer).fill(1); });
+    await tellEvents(a, 'member-died');
+    await tellEvents(zombie, 'evicted');
+    const id = await zombie.run(({ cluster }) => cluster.self.id);
+    const closing = zombie.run(async ({ cluster }) => {
+      const closed = cluster.close();
+      setTimeout(() => process.kill(process.pid, 'SIGSTOP'), 30);
+      await closed;
+      return 'closed';
+    }, undefined, { within: 30_000 });
+    assert.equal(await a.told('event member-died', { within: BOUND }), id);
+    await zombie.kill('SIGCONT');
+    assert.equal(await closing, 'closed');
+    assert.equal(await codeOf(zombie.run(async ({ cluster }) => { await cluster.lock('x'); })), 'ERR_FAULTLINE_CLOSED');
+    // Nothing of it stands in the way of a new stay.
+    await zombie.run(async (state) => {
+      state.cluster = await state.join({ cluster: state.cluster.address });
+      await state.cluster.close();
+    });
+  });
+
+  it('if it serves the cluster, in the middle of another one\'s join(), for longer than the lease that this one begins with: it has the memory when it has joined', async () => {
+    const cluster = uniqueCluster();
+    const first = await Member.start({ cluster });
+    await first.open('grid', { size: 1 << 16 });
+    await first.run(({ region }) => { new Int32Array(region.buffer).fill(7); });
+    const joiner = await Member.start({ join: false });
+    const base = process.env.XDG_RUNTIME_DIR ? path.join(process.env.XDG_RUNTIME_DIR, 'faultline') : `/tmp/faultline-${process.getuid!()}`;
+    const directory = path.join(base, fs.readdirSync(base).find((name) => name.startsWith(cluster.slice('local:'.length)))!);
+    const locks = fs.readdirSync(directory).length;
+    const read = joiner.run(async (state, address) => {
+      state.cluster = await state.join({ cluster: address });
+      const region = await state.cluster.region('grid');
+      return new Int32Array(region.buffer)[0];
+    }, cluster, { within: 30_000 });
+    // A file of its own: it has been welcomed, and has not said yet that it is there.
+    const late = Date.now() + 10_000;
+    while (fs.readdirSync(directory).length === locks) {
+      assert.ok(Date.now() < late, 'the newcomer has a file');
+      // Turns of the event loop: the messages of the members go on.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    process.kill(first.pid, 'SIGSTOP');
+    await delay(LONGER_THAN_A_LEASE);
+    process.kill(first.pid, 'SIGCONT');
+    assert.equal(await read, 7);
   });
 });

@@ -149,6 +149,22 @@ describe('the memory: windows', () => {
     assert.ok(await memfdBytes(a) < 64 * 2 ** 20, 'what nobody touched takes no memory');
   });
 
+  it('a region of a tebibyte takes memory for what is touched only, at every member', async () => {
+    const size = 2 ** 40;
+    const members = await startMembers(3, { size });
+    const [a, b, c] = members;
+    /** Pages all over the region, its last one among them. */
+    const at = Array.from({ length: 64 }, (_, i) => Math.floor((size - PAGE) / 63 / PAGE) * i * PAGE);
+    at.push(size - PAGE);
+    await a.run(({ region }, offsets) => { for (const offset of offsets) new Float64Array(region.window(offset, 4096))[511] = offset; }, at);
+    await b.run(({ region }, offsets) => { for (const offset of offsets) { const page = new Float64Array(region.window(offset, 4096)); if (page[511] !== offset) throw new Error(`offset ${offset} holds ${page[511]}`); page[510] = -offset; } }, at);
+    assert.deepEqual(await c.run(({ region }, offsets) => offsets.map((offset) => [...new Float64Array(region.window(offset, 4096)).subarray(510)]), at), at.map((offset) => [-offset, offset]));
+    for (const member of members) assert.ok(await memfdBytes(member) < 4 * 2 ** 20, 'what nobody touched takes no memory');
+    // Whoever leaves hands over what there is, and not a tebibyte.
+    await a.leave();
+    assert.deepEqual(await b.run(({ region }, offset) => [...new Float64Array(region.window(offset, 4096)).subarray(510)], at[7]), [-at[7], at[7]]);
+  });
+
   it('refuse offsets and lengths that make no sense', async () => {
     const [a] = await startMembers(1, { size: 256 * PAGE });
     const codes = await a.run(({ region }) => [[4, 8], [0, 0], [-8, 8], [region.size - 8, 16], [0.5, 8], [NaN, 1]].map(([offset, length]) => {

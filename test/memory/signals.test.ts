@@ -95,6 +95,15 @@ describe('the memory: faults that are not ours', () => {
     });
   }
 
+  it('a SIGBUS that is not ours kills the process, as it would without us', async () => {
+    const [a, b] = await startMembers(2, { size: 64 * PAGE });
+    await a.run(({ region }) => { new Int32Array(region.buffer)[0] = 3; });
+    await b.run(({ region }) => new Int32Array(region.buffer)[0]);
+    const { signal } = await b.last(() => { process.kill(process.pid, 'SIGBUS'); return new Promise(() => undefined); });
+    assert.equal(signal, 'SIGBUS');
+    assert.equal(await a.run(({ region }) => ++new Int32Array(region.buffer)[0]), 4);
+  });
+
   it('an access before the first byte of a region, or behind its last, kills the process by SIGSEGV', async () => {
     for (const end of [false, true]) {
       const [a] = await startMembers(1, { size: 64 * PAGE });

@@ -398,8 +398,33 @@ bool interleavings(size_t& states, std::string& why) {
 
 }  // namespace
 
+// The clock's low half wraps every 71 minutes: who last used a page long ago keeps nobody from it, however long ago that is.
+void old_pages() {
+  for (const bool waited : {false, true}) {
+    for (uint64_t age = 0; age < uint64_t{1} << 32; age += age < 200 ? 1 : age < 20'000 ? 97 : 9'999'991) {
+      PageEntry page{};
+      const uint32_t then = 4'000'000'000u;
+      set(page, kExclusive | (uint64_t{kOpenWrite} << kOpenShift) | (waited ? kUnresumedOne : 0), 5, 0);
+      page.installed_at = then;
+      page.resident_until = then + kResidency;
+      bool stays = false;
+      bool bytes = false;
+      const CloseStep step = begin_recall(page, 5, stays, true, then + static_cast<uint32_t>(age), bytes);
+      const uint64_t most = waited ? kResumeLimit : kResidency;
+      test::check((step == CloseStep::kDeferred) == (age < most), ("a page that came " + std::to_string(age) + " us ago" + (waited ? ", and whose thread never resumed," : "") + " can be taken, or not yet").c_str());
+      if (step == CloseStep::kDeferred) test::check(deferral(page, then + static_cast<uint32_t>(age)) == static_cast<int32_t>(most - age), "and says when");
+      if (step == CloseStep::kDeferred && in_use(page, page.word & ~kDefer, then + static_cast<uint32_t>(age)) == false) test::check(false, "what is not to be taken yet is in use");
+      if (step == CloseStep::kClose) {
+        page.word = page.word & ~kBusy;
+        test::check(!in_use(page, page.word, then + static_cast<uint32_t>(age)), "what can be taken is not in use");
+      }
+    }
+  }
+}
+
 int main() {
   every_word();
+  old_pages();
   size_t states = 0;
   std::string why;
   const bool right = interleavings(states, why);

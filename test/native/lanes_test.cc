@@ -17,6 +17,7 @@
 #include "../../native/lanes.h"
 #include "../../native/member.h"
 #include "../../native/region.h"
+#include "guard_argument.h"
 #include "report.h"
 
 using namespace faultline;
@@ -75,6 +76,13 @@ void user(uint32_t at, int number) {
       case 0:  // a scan, which is read ahead
         for (uint64_t i = page; i < kPages && i < page + 12; i++) right = right && load(base + i * kPage) == mine[i];
         break;
+      case 4: {  // a prefetch
+        uint64_t looked_at = 0;
+        const uint64_t end = page + 1 + next_random(random) % 12;
+        lane_fetch(*regions[at], page, end < kPages ? end : kPages, next_random(random) % 2 ? kRead : kWrite, looked_at);
+        right = right && looked_at <= kPages;
+        break;
+      }
       case 1: case 2: case 3: right = right && increment(base + page * kPage) == ++mine[page]; break;
       default: right = right && load(base + page * kPage) == mine[page];
     }
@@ -85,6 +93,13 @@ void user(uint32_t at, int number) {
 }
 
 uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
+
+// All pages have their home at one of the two members.
+void set_slices(Region& region) {
+  Slices* slices = slices_make(1);
+  slices->at[0] = {0, kPages, kHome, 1};
+  region_set_slices(region, slices);
+}
 
 // Both members' coordinators, which trust one another and send no messages.
 class Coordinator {
@@ -223,6 +238,8 @@ class Coordinator {
         if ((word & kLane) && pend(word) != 0) test::check(lanes_connected(*members[at]) == 0, "no claim is on a lane that is closed");
       }
     }
+    // With the view comes a new table of homes, while threads and page servers look at the old one.
+    for (Region* region : regions) set_slices(*region);
     connect();
     reconnects++;
   }
@@ -239,7 +256,9 @@ LaneAddresses Coordinator::addresses[2];
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  GuardKind kind;
+  if (!test::guard_argument(argc, argv, kind)) return 0;
   alarm(kDeadline);
   fault_install();
   SystemFailure failure;
@@ -255,10 +274,8 @@ int main() {
     // An address that is free: the kernel's choice, given back.
     void* place = mmap(nullptr, regions[at]->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     munmap(place, regions[at]->size);
-    test::check(region_map(*regions[at], reinterpret_cast<uintptr_t>(place), failure), "and mapped");
-    Slices* slices = slices_make(1);
-    slices->at[0] = {0, kPages, kHome, 1};
-    region_set_slices(*regions[at], slices);
+    test::check(region_map(*regions[at], reinterpret_cast<uintptr_t>(place), failure, kind), "and mapped");
+    set_slices(*regions[at]);
     Coordinator::addresses[at] = lanes_open(*members[at], kIds[at], "", failure);
     test::check(!Coordinator::addresses[at].near.empty(), "a page server starts");
   }

@@ -1,12 +1,14 @@
 // The real fault handler under ThreadSanitizer: threads load and store through the guarded view of a region, while a
 // coordinator answers them, takes pages back, moves homes through the gate, completes slots, and lets leases run out so
-// that the watchdog closes everything. No data race, no signal-unsafe call, every fault ends, and no store is lost.
+// that the watchdog closes everything, and other regions come and go. No data race, no signal-unsafe call, every fault ends,
+// no store is lost, and what a region leaves behind is used by the next one.
 #include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstring>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "../../native/futex.h"
 #include "../../native/member.h"
 #include "../../native/region.h"
+#include "guard_argument.h"
 #include "report.h"
 
 using namespace faultline;
@@ -77,6 +80,35 @@ void user(int number) {
     test::check(load(region->app.load() + page * kPage + static_cast<uint64_t>(number) * 64) == mine[page], "no store is lost");
   }
   running--;
+}
+
+// Regions of another member of this process, one after the other, at the same place or at another, used and released.
+void comes_and_goes(Member& other) {
+  uint32_t random = 99;
+  std::set<Region*> structs;
+  bool right = true;
+  int count = 0;
+  for (; running > 0; count++) {
+    SystemFailure failure;
+    const uint64_t pages = 1 + next_random(random) % kPages;
+    Region* mine = region_create(other.handle, {7, "comes and goes", pages * kPage, kPage, kExtentPages}, failure);
+    test::check(mine != nullptr && mine->down.load() == kUp && mine->stats.write_faults == 0, "a region begins anew");
+    if (mine == nullptr) return;
+    structs.insert(mine);
+    for (uint64_t extent = 0; extent < mine->extent_count; extent++) mine->homed[extent].store(kHomed);
+    void* place = mmap(nullptr, mine->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    munmap(place, mine->size);
+    // Another thread of the test may have got the addresses in between; then it is used closed.
+    if (region_map(*mine, reinterpret_cast<uintptr_t>(place), failure)) {
+      const uintptr_t address = mine->app.load() + (next_random(random) % pages) * kPage;
+      right = right && load(address) == 0 && increment(address) == 1 && load(address) == 1;
+      right = right && mine->stats.read_faults + mine->stats.write_faults > 0;
+    }
+    region_release(*mine);
+  }
+  test::check(right, "a region that comes has no bytes of the one before");
+  test::check(count > 10 && structs.size() <= 2, "a region's struct is used by the next one");
+  std::printf("region: %d others came and went, in %zu structs\n", count, structs.size());
 }
 
 class Coordinator {
@@ -194,7 +226,9 @@ class Coordinator {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  GuardKind kind;
+  if (!test::guard_argument(argc, argv, kind)) return 0;
   alarm(kDeadline);
   fault_install();
   std::string error;
@@ -208,7 +242,7 @@ int main() {
   // An address that is free: the kernel's choice, given back.
   void* place = mmap(nullptr, region->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   munmap(place, region->size);
-  test::check(region_map(*region, reinterpret_cast<uintptr_t>(place), failure), "and mapped");
+  test::check(region_map(*region, reinterpret_cast<uintptr_t>(place), failure, kind), "and mapped");
   for (uint64_t extent = 0; extent < region->extent_count; extent += 2) region->homed[extent].store(kHomed);
 
   running = kThreads;
@@ -216,8 +250,13 @@ int main() {
   std::thread server([&] { coordinator.run(); });
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; i++) threads.emplace_back(user, i);
+  Member* other = member_at(member_create("region_test, another", error));
+  test::check(other != nullptr, "another member is created");
+  std::thread changing([&] { if (other != nullptr) comes_and_goes(*other); });
   for (std::thread& thread : threads) thread.join();
   server.join();
+  changing.join();
+  if (other != nullptr) member_stopped(*other);
 
   test::check(clients_gone > 0, "the coordinator hears of clients that are gone");
   for (uint64_t page = 0; page < kPages; page++) {

@@ -171,11 +171,47 @@ void ring_closes_beside_producers() {
   }
 }
 
+// A thread on a lane installs what the coordinator is recalling: "unchanged" is said only if it does not.
+void recalls_on_the_way() {
+  constexpr uint32_t kRounds = 20'000;
+  PageEntry page{};
+  std::atomic<uint32_t> begun{0}, ended{0};
+  // Both have to run at the same time: who waits looks before it lets others run.
+  const auto until = [](const std::atomic<uint32_t>& reached, uint32_t round) { for (int looks = 0; reached.load() < round;) if (++looks > 5'000) std::this_thread::yield(); };
+  std::thread installer([&] {
+    for (uint32_t round = 1; round <= kRounds; round++) {
+      until(begun, round);
+      bool was_open = false;
+      if (begin_install(page, 10, was_open, true) == InstallStep::kBegun) end_install(page, 10, kExclusive, kOpenWrite, 0);
+      ended.store(round);
+    }
+  });
+  uint32_t both = 0;
+  for (uint32_t round = 1; round <= kRounds; round++) {
+    page.word = kLane | (uint64_t{kRead} << kPendShift);
+    page.version = 3;
+    page.poison = 0;
+    page.resident_until = 0;
+    page.installed_at = 0;
+    begun.store(round);
+    for (volatile uint32_t i = round % 64; i > 0;) i = i - 1;
+    bool keep = false, bytes = false;
+    CloseStep close;
+    while ((close = begin_recall(page, 10, keep, true, 1'000'000, bytes)) == CloseStep::kDeferred) std::this_thread::yield();
+    if (close == CloseStep::kClose) end_close(page, false, bytes, kOpenNone);
+    until(ended, round);
+    if (held(page.word) == kExclusive) both++;
+  }
+  installer.join();
+  test::check(both == 0, "a page that is recalled while it arrives has one owner");
+}
+
 }  // namespace
 
 int main() {
   ring_order();
   ring_closes_beside_producers();
+  recalls_on_the_way();
   test::check(ring.open(), "the ring opens");
   std::thread server(coordinator);
   std::vector<std::thread> threads;

@@ -8,7 +8,7 @@ export const Next = { Run: 0, Look: 1, Wait: 2, Change: 3, Mappings: 4, Frozen: 
 type Shared = Pick<Native,
   'drain' | 'gateClose' | 'gateDrained' | 'memberStopped' | 'regionRelease' |
   'claim' | 'heldVersion' | 'keptVersion' | 'held' | 'install' | 'abandon' | 'lose' | 'find' | 'invalidate' | 'recall' | 'downgrade' | 'deferral' |
-  'returned' | 'drop' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'setSlices' | 'begin' | 'directory' | 'end' | 'readPages' |
+  'returned' | 'drop' | 'reclaim' | 'pin' | 'unpin' | 'coalesce' | 'holdings' | 'setHomed' | 'setSlices' | 'begin' | 'directory' | 'end' | 'hint' | 'readPages' |
   'writePages' | 'zero' | 'load32' | 'sweep' | 'directoryRecords'>;
 
 export interface Simulation extends Shared {
@@ -27,6 +27,7 @@ export interface Simulation extends Shared {
   threadAsleep(thread: number): boolean;
   threadWake(thread: number): void;
   /** Of a thread whose last step was Lane: what it asks whom. */
+  laneAskAhead(thread: number, first: number, end: number, access: number): boolean;
   laneQuestion(thread: number): { slot: number; question: Uint8Array; first: number; access: number; count: number; hop: boolean };
   /** The answer's head; the bytes are in the view. True: the owner of a recalled page is to be told that it arrived. */
   laneInstall(thread: number, head: Uint8Array): boolean;

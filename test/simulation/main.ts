@@ -133,6 +133,7 @@ function work(next: () => Order | null, done: (report: Report) => void): Promise
 }
 
 function add(sum: Report, report: Report): void {
+  for (const { seed, invariant } of report.failures) process.stderr.write(`seed ${seed} breaks ${invariant}\n`);
   sum.seeds += report.seeds;
   sum.events += report.events;
   sum.messages += report.messages;

@@ -370,7 +370,7 @@ export class SimulatedMember {
 
   /** What its coordinator waits for, for reports. */
   describe(): string {
-    const protocol = this.protocol as unknown as { home: { services: { first: number; status: string; waiting: unknown[] }[]; works: Map<number, object>; unfetched: Set<number> }; member: { pending: Map<number, object>; parked: Map<number, object>; unacknowledged: Map<number, number> }; questions: { open: Map<number, object> } } | undefined;
+    const protocol = this.protocol as unknown as { home: { services: { first: number; status: string; waiting: unknown[] }[]; works: Map<number, object>; unfetched: Map<number, object> }; member: { pending: Map<number, object>; parked: Map<number, object>; unacknowledged: Map<number, number> }; questions: { open: Map<number, object> } } | undefined;
     if (protocol === undefined) return `member ${this.id}: no region`;
     const { home, member, questions } = protocol;
     return `member ${this.id}: ${JSON.stringify({
@@ -387,5 +387,5 @@ export class SimulatedMember {
   }
 }
 
-const CALLS = ['claim', 'heldVersion', 'keptVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'pin', 'unpin', 'coalesce',
-  'holdings', 'setHomed', 'setSlices', 'begin', 'directory', 'end', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;
+const CALLS = ['claim', 'heldVersion', 'keptVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'reclaim', 'pin', 'unpin', 'coalesce',
+  'holdings', 'setHomed', 'setSlices', 'begin', 'directory', 'end', 'hint', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;

@@ -212,10 +212,13 @@ export class Thread {
       case 'discard': return yield* this.discard(page);
       case 'drop': {
         // A memory budget at work; what it drops may be wanted again at once. A home's pages are its own to keep.
+        const hands = choices.chance(0.5) ? 2 : 0;
         this.resumed = false;
         this.member.post(() => {
           const protocol = this.member.protocol!;
           if (!this.member.serves(page) && protocol.homeOf(page) !== this.member.id) this.member.drop(page);
+          // The hand comes round twice: what it closes first is given up then.
+          for (let rounds = hands; rounds > 0; ) if (protocol.reclaim(choices.between(1, 100))) rounds--;
           this.resume();
         }, () => this.resume());
         yield* this.pause();
@@ -353,7 +356,10 @@ export class Thread {
   private *prefetch(page: number): Program<Access> {
     const { choices, plan } = this.world;
     const run = { first: page, count: Math.min(choices.between(1, 6), plan.extents * 64 - page) };
-    return yield* this.want((result) => this.member.protocol!.wants.prefetch([run], choices.chance(0.5) ? WRITE : READ, result));
+    const access = choices.chance(0.5) ? WRITE : READ;
+    // As service.ts does: first what lanes can bring, then the rest by messages.
+    if (plan.lanes && choices.chance(0.5) && this.world.native.laneAskAhead(this.index, run.first, run.first + run.count, access)) yield* this.lane();
+    return yield* this.want((result) => this.member.protocol!.wants.prefetch([run], access, result));
   }
 
   private *pin(page: number): Program<Access> {

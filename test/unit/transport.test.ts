@@ -18,11 +18,11 @@ const state: ClusterState = {
 const largest = 0xffff_ffff;
 
 const messages: Message[] = [
-  { type: 'request', ...about, access: 2, first: 5, count: 4, held: [0, 0, 9, largest] },
-  { type: 'request', ...about, access: 1, first: 0, count: 0, held: [] },
-  { type: 'request', ...about, access: 1, first: 0, count: 300, held: Array.from({ length: 300 }, (_, i) => i) },
-  { type: 'data', ...about, segments: [{ first: 0, count: 2, version: 3, grant: 1, content: 0 }, { first: largest, count: 1, version: largest, grant: 3, content: 2 }] },
-  { type: 'data', ...about, segments: [] },
+  { type: 'request', ...about, claim: 1, access: 2, first: 5, count: 4, held: [0, 0, 9, largest] },
+  { type: 'request', ...about, claim: 0, access: 1, first: 0, count: 0, held: [] },
+  { type: 'request', ...about, claim: largest, access: 1, first: 0, count: 300, held: Array.from({ length: 300 }, (_, i) => i) },
+  { type: 'data', ...about, claim: 9, segments: [{ first: 0, count: 2, version: 3, grant: 1, content: 0 }, { first: largest, count: 1, version: largest, grant: 3, content: 2 }] },
+  { type: 'data', ...about, claim: largest, segments: [] },
   { type: 'recall', ...about, runs: [{ first: 1, count: 2, version: 3 }], keep: true, wantBytes: false, requester: 4 },
   { type: 'recall', ...about, runs: [{ first: 1, count: 2, version: 3 }], keep: false, wantBytes: true, requester: 4 },
   { type: 'recalled', ...about, segments: [{ first: 1, count: 2, version: 3, grant: 1, content: 1 }] },
@@ -79,7 +79,7 @@ describe('wire format', () => {
   });
 
   it('sends a request for many pages of which none is held in a few bytes', () => {
-    const frame = copy({ type: 'request', ...about, access: 1, first: 0, count: 100_000, held: new Array<number>(100_000).fill(0) });
+    const frame = copy({ type: 'request', ...about, claim: 1, access: 1, first: 0, count: 100_000, held: new Array<number>(100_000).fill(0) });
     assert.ok(frame.length <= 128, String(frame.length));
   });
 
@@ -96,13 +96,13 @@ describe('wire format', () => {
       ['another magic', u32(copy(messages[0]), 0, 0x20544547)],
       ['another protocol version', u32(copy(messages[0]), 1, 2 << 16)],
       ['an unknown type', u32(copy(messages[0]), 4, 99)],
-      ['a count beyond the frame', u32(copy(messages[3]), 9, 1000)],
-      ['a count that overflows', u32(copy(messages[3]), 9, largest)],
-      ['fewer items than are here', u32(copy(messages[3]), 9, 1)],
-      ['more versions than pages', u32(copy(messages[0]), 14, 1000)],
-      ['no version at a time, for ever', u32(copy(messages[0]), 14, 0)],
-      ['versions of another number of pages', u32(copy(messages[0]), 11, 3)],
-      ['more pages than one request may name', u32(u32(copy(messages[0]), 11, MAX_RUN + 1), 12, MAX_RUN + 1)],
+      ['a count beyond the frame', u32(copy(messages[3]), 10, 1000)],
+      ['a count that overflows', u32(copy(messages[3]), 10, largest)],
+      ['fewer items than are here', u32(copy(messages[3]), 10, 1)],
+      ['more versions than pages', u32(copy(messages[0]), 15, 1000)],
+      ['no version at a time, for ever', u32(copy(messages[0]), 15, 0)],
+      ['versions of another number of pages', u32(copy(messages[0]), 12, 3)],
+      ['more pages than one request may name', u32(u32(copy(messages[0]), 12, MAX_RUN + 1), 13, MAX_RUN + 1)],
       ...['{', 'null', '7', '[]', '{}', '{"type":"constructor"}', '{"type":"request"}', '{"type":"reply"}', '{"type":"lost","region":1,"generation":1,"runs":[-1],"member":1,"epoch":1}', '{"type":"state","state":{}}', '{"type":"holdings","region":1,"generation":1,"first":0,"count":1,"records":["x"],"done":true}']
         .map((text): [string, Uint8Array] => [text, Buffer.concat([copy(messages[16]).subarray(0, 28), Buffer.from(text)])]),
     ];

@@ -24,8 +24,9 @@ const runs = fc.array(fc.record({ first: word, count: word, version: word }), { 
 const held = fc.array(fc.tuple(fc.oneof(fc.constant(0), word), fc.integer({ min: 1, max: 50 })), { maxLength: 20 })
   .map((stretches) => stretches.flatMap(([version, length]) => new Array<number>(length).fill(version)));
 const hot: fc.Arbitrary<Message> = fc.oneof(
-  fc.record({ type: fc.constant('request' as const), ...hotAbout, access: word, first: word, held }).map((request) => ({ ...request, count: request.held.length })),
-  fc.record({ type: fc.constantFrom('data' as const, 'recalled' as const, 'give-back' as const), ...hotAbout, segments }),
+  fc.record({ type: fc.constant('request' as const), ...hotAbout, claim: word, access: word, first: word, held }).map((request) => ({ ...request, count: request.held.length })),
+  fc.record({ type: fc.constant('data' as const), ...hotAbout, claim: word, segments }),
+  fc.record({ type: fc.constantFrom('recalled' as const, 'give-back' as const), ...hotAbout, segments }),
   fc.record({ type: fc.constant('recall' as const), ...hotAbout, keep: fc.boolean(), wantBytes: fc.boolean(), requester: word, runs }),
   fc.record({ type: fc.constant('invalidate' as const), ...hotAbout, requester: word, runs }),
   fc.record({ type: fc.constantFrom('returned' as const, 'invalidated' as const), ...hotAbout, runs }),
@@ -130,11 +131,11 @@ describe('wire formats, over drawn messages', () => {
   });
 
   it('what a short frame announces does not make its receiver allocate', () => {
-    // The length of the list is at word 7 + 2 for segments and runs; 0xffffffff items would be many gigabytes.
+    // The length of the list is at word 7 + 2, behind the claim for data; 0xffffffff items would be many gigabytes.
     fc.assert(fc.property(fc.constantFrom<Message['type']>('data', 'recalled', 'give-back', 'returned', 'invalidated'), fc.integer({ min: 1, max: 0xffffffff }), (type, announced) => {
-      const message = (type === 'returned' || type === 'invalidated' ? { type, region: 1, generation: 1, runs: [] } : { type, region: 1, generation: 1, segments: [] }) as Message;
+      const message = (type === 'returned' || type === 'invalidated' ? { type, region: 1, generation: 1, runs: [] } : { type, region: 1, generation: 1, claim: 1, segments: [] }) as Message;
       const frame = frameOf(message);
-      new DataView(frame.buffer).setUint32(36, announced, true);
+      new DataView(frame.buffer).setUint32(type === 'data' ? 40 : 36, announced, true);
       assert.throws(() => decode(frame), MalformedError);
     }), { numRuns });
   });

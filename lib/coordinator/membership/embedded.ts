@@ -16,6 +16,12 @@ import type { OpenSession, Session, SessionEvents, SessionOptions } from './sess
 const AGAIN = 20;
 /** ms that a registrar may take for an answer before somebody else is asked: it may be stopped, or gone. */
 const ANSWER = 1500;
+/**
+ * ms from being welcome to being in the view. The registrar, which was there a moment ago, connects back for that, and a
+ * lost first packet of TCP is sent again after 1 s, then after 2 s more. To come again would take as long, and leave a
+ * member behind that everybody has to see die.
+ */
+const ARRIVAL = 4000;
 /** Survivors of a registrar that died notice it and go; whoever finds them waits for that, in shares of the silence. */
 const SURVIVORS = 2.5;
 const FIRST: MemberId = 1;
@@ -150,7 +156,7 @@ class Opening {
       session.adopt(welcome.registrar, registrar.channel);
       registrar.member = { session, id: welcome.registrar };
       registrar.say({ kind: 'joined', id: welcome.id, endpoint: own });
-      await Promise.race([inView, registrar.answer(this.patience(), this.signal)]);
+      await Promise.race([inView, registrar.answer(this.patience(ARRIVAL), this.signal)]);
       if (session.ended !== null || session.state.version === 0) return await give();
       opened = true;
       return session;
@@ -160,8 +166,8 @@ class Opening {
     }
   }
 
-  private patience(): number {
-    return Math.min(ANSWER, Math.max(1, (this.deadline - this.host.now()) / 1000));
+  private patience(most = ANSWER): number {
+    return Math.min(most, Math.max(1, (this.deadline - this.host.now()) / 1000));
   }
 
   /** Whoever only looks whether the file is locked keeps it for a moment. */

@@ -19,6 +19,8 @@ export interface Entry {
   /** Who asks; 0 for a task of the home's own. */
   from: MemberId;
   access: number;
+  /** The asker's claim, which the answer names. */
+  claim?: number;
   /** The version of the copy that the asker holds, 0 for none. */
   held: number;
   /** Instead of a grant: runs when the page is idle (read) or idle and alone (write), and says whether the page's bytes may stay as they are. */
@@ -53,17 +55,27 @@ export interface Service {
   whenSettled: (() => void)[];
 }
 
+/** A page of a rebuilt directory whose bytes are at a member that has a copy, and not here yet. */
+export interface Unfetched {
+  /** [member, version of its copy]: others that have one, the newest first. */
+  heirs: [MemberId, number][];
+  /** The newest version that anybody may have heard of. */
+  newest: number;
+  /** Somebody who was asked did not have it, or had less than the newest. */
+  passed: boolean;
+}
+
 export class Home {
   readonly services: Service[] = [];
   /** Pages of a rebuilt directory whose bytes are still only at their copies. */
-  readonly unfetched = new Set<number>();
+  readonly unfetched = new Map<number, Unfetched>();
   private whenFetched: (() => void)[] = [];
   requestsServed = 0;
   invalidationsSent = 0;
   recallsSent = 0;
 
   private readonly works = new Map<number, PageWork>();
-  private readonly word = new Float64Array(5);
+  private readonly word = new Float64Array(7);
   private readonly one = new Uint8Array(1);
 
   constructor(
@@ -85,15 +97,15 @@ export class Home {
   }
 
   /** A member (or this one) wants a run of pages. */
-  request(from: MemberId, generation: number, access: number, first: number, count: number, held: number[]): void {
+  request(from: MemberId, generation: number, claim: number, access: number, first: number, count: number, held: number[]): void {
     const service = this.serviceOf(first);
     if (service === undefined || service.generation !== generation || service.status === 'draining' || service.status === 'handed') return;
     if (service.status !== 'open') {
-      service.waiting.push(() => this.request(from, generation, access, first, count, held));
+      service.waiting.push(() => this.request(from, generation, claim, access, first, count, held));
       return;
     }
     if (!this.view.has(from)) return;
-    for (let i = 0; i < count; i++) this.enqueue(first + i, { from, access, held: held[i] ?? 0 });
+    for (let i = 0; i < count; i++) this.enqueue(first + i, { from, access, claim, held: held[i] ?? 0 });
   }
 
   /** Waits for its turn at the page. The service must be open. */
@@ -107,6 +119,7 @@ export class Home {
       const asked = work.queue.find((other) => other.from === entry.from && other.task === undefined && other.given === undefined && other.access >= entry.access);
       if (asked !== undefined) {
         asked.held = entry.held;
+        asked.claim = entry.claim;
         return;
       }
     }
@@ -184,7 +197,7 @@ export class Home {
     const lost: [number, number][] = [];
     // Who waited for it goes on when everybody has been told of the losses: what is found again is told after that.
     const goOn: (() => void)[] = [];
-    for (const page of [...this.unfetched]) this.chooseOtherKeeper(page, member, slot);
+    for (const page of [...this.unfetched.keys()]) this.chooseOtherKeeper(page, member, slot);
     for (const [page, work] of [...this.works]) {
       const queued = work.queue;
       const head = queued[0];
@@ -312,7 +325,7 @@ export class Home {
     for (const callback of callbacks) callback();
   }
 
-  /** Directory word of a page homed here: state, owner slot, version, copyset low and high. */
+  /** Directory word of a page homed here: state, owner slot, version, copyset low and high; the hints: writer's slot + 1, migratory. */
   directory(page: number): Float64Array {
     this.memory.directory(page, this.word);
     return this.word;
@@ -336,7 +349,7 @@ export class Home {
 
   /** One step for the entry at the head; true if it is done with. */
   private serve(page: number, work: PageWork, entry: Entry): boolean {
-    const [state, owner, version, low, high] = this.directory(page);
+    const [state, owner, version, low, high, , migratory] = this.directory(page);
     // Who has gone meanwhile, or is on its way out, wants nothing any more: what it were given now might come after all
     // that it had to give back.
     const asker = this.view.get(entry.from);
@@ -347,7 +360,11 @@ export class Home {
     if (state === DirState.Exclusive) {
       const holder = this.view.atSlot(owner);
       invariant(holder !== undefined, `page ${page} is owned by slot ${owner}, which nobody has`);
-      const keep = entry.access === Access.Read && holder !== entry.from;
+      // A rebuilt page is fetched first, and its copies go after that: one that is pinned by somebody who waits for another page
+      // of this slice would keep a home that leaves from handing over, and with it that other page.
+      // An owner whose reader is going to write needs no copy, which would only have to be invalidated.
+      const passes = migratory === 1 && entry.task === undefined;
+      const keep = this.unfetched.has(page) || (entry.access === Access.Read && holder !== entry.from && !passes);
       work.recall = { owner: holder, version };
       work.since = this.timers.now();
       this.recallsSent++;
@@ -365,6 +382,8 @@ export class Home {
     }
     // Version 0 means "no copy" in requests, and "never touched" in a directory; the first grant of a page makes it 1.
     const granted = version === 0 ? 1 : version;
+    const copies = this.view.copyset(low, high);
+    if (copies.some((member) => member !== entry.from)) this.memory.hint(page, this.word[5], false);
     if (entry.from === this.network.self) {
       if (!this.grantSelf(page, work, granted, low === 0 && high === 0 ? Held.Exclusive : Held.Shared)) return false;
       return this.finish(page, work, DirState.Idle, 0, granted, low, high);
@@ -373,13 +392,14 @@ export class Home {
     const slot = this.view.slotOf(entry.from);
     const same = entry.held !== 0 && entry.held === version && this.view.inCopyset(slot, low, high);
     const [newLow, newHigh] = this.view.withSlot(slot, low, high);
-    this.outbox.data(entry.from, this.generationOf(page), page, granted, Held.Shared, same ? Content.Same : Content.Bytes);
+    this.answer(entry, page, granted, Held.Shared, same ? Content.Same : Content.Bytes);
     this.requestsServed++;
     return this.finish(page, work, DirState.Idle, 0, granted, newLow, newHigh);
   }
 
   private serveWrite(page: number, work: PageWork, entry: Entry, version: number, low: number, high: number): boolean {
     const others = this.view.copyset(low, high).filter((member) => member !== entry.from && member !== this.network.self);
+    if (work.retired === 0) this.noteWriter(page, entry, version, others);
     if (others.length > 0) {
       work.invalidations = { members: new Set(others), version };
       work.retired = version;
@@ -402,9 +422,17 @@ export class Home {
     }
     const slot = this.view.slotOf(entry.from);
     const same = entry.held !== 0 && entry.held === version && this.view.inCopyset(slot, low, high);
-    this.outbox.data(entry.from, this.generationOf(page), page, next, Held.Exclusive, same ? Content.Same : Content.Bytes);
+    this.answer(entry, page, next, Held.Exclusive, same ? Content.Same : Content.Bytes);
     this.requestsServed++;
     return this.finish(page, work, DirState.Exclusive, slot, next, 0, 0);
+  }
+
+  /** The page migrates if it has been read by whoever writes it now, and by nobody else since the last one has written it. */
+  private noteWriter(page: number, entry: Entry, version: number, others: MemberId[]): void {
+    const [, , , , , writer, migratory] = this.word;
+    const hasRead = entry.task === undefined && entry.held !== 0 && entry.held === version;
+    const fromWriter = others.length === 1 && writer === this.view.slotOf(others[0]) + 1;
+    this.memory.hint(page, 0, hasRead && (fromWriter || (others.length === 0 && migratory === 1)));
   }
 
   private serveLost(page: number, work: PageWork, entry: Entry): boolean {
@@ -416,9 +444,13 @@ export class Home {
     if (entry.task === undefined) {
       const loss = this.lossOf(page);
       if (entry.from === this.network.self) this.local.lost(page, loss);
-      else this.outbox.data(entry.from, this.generationOf(page), page, loss.epoch, Held.Lost, loss.member);
+      else this.answer(entry, page, loss.epoch, Held.Lost, loss.member);
     }
     return this.finish(page, work, state, owner, version, low, high);
+  }
+
+  private answer({ from, claim = 0 }: Entry, page: number, version: number, grant: number, content: number): void {
+    this.outbox.data(from, this.generationOf(page), claim, page, version, grant, content);
   }
 
   private serveGiven(page: number, work: PageWork, from: MemberId, given: NonNullable<Entry['given']>): boolean {
@@ -444,27 +476,32 @@ export class Home {
   /** The owner's bytes become the home's, and the page idle; TXN stays. */
   private takeBack(page: number, owner: MemberId, segment: Segment, bytes: Uint8Array | null): void {
     const [, , version, low, high] = this.directory(page);
-    if (segment.content === Content.Same && this.unfetched.has(page) && this.passOn(page, owner)) return;
+    const unfetched = this.unfetched.get(page);
+    if (segment.content === Content.Same && unfetched !== undefined && this.passOn(page, owner)) return;
     if (segment.content === Content.Bytes) {
       invariant(bytes !== null, `page ${page} came back without its bytes`);
       this.memory.writePages(page, 1, bytes, 0);
     } else if (segment.content === Content.Zero) {
       this.memory.zero(page * this.memory.pageSize, this.memory.pageSize);
-    } else if (this.unfetched.has(page)) {
-      // Neither the home nor the keeper has the bytes.
+    } else if (unfetched !== undefined) {
+      // Neither the home nor any keeper has the bytes.
       this.fetched(page);
       const loss = { member: this.lossOf(page).member, epoch: this.view.epoch };
       this.losses.set(page, 1, loss);
-      this.memory.end(page, DirState.Lost, 0, version, 0, 0, true);
+      this.memory.end(page, DirState.Lost, 0, unfetched.newest, 0, 0, true);
       this.announceLost([[page, 1]], loss);
       return;
     }
     this.fetched(page);
+    // A keeper that had nothing throws away what it may be granted up to the version that it was asked for: were that the
+    // version of the next grant, it would ask for ever.
+    const next = unfetched?.passed === true ? nextVersion(unfetched.newest) : version;
     if (segment.grant === Held.Shared) {
+      this.memory.hint(page, this.view.slotOf(owner) + 1, false);
       const [newLow, newHigh] = this.view.withSlot(this.view.slotOf(owner), low, high);
-      this.memory.end(page, DirState.Idle, 0, version, newLow, newHigh, true);
+      this.memory.end(page, DirState.Idle, 0, next, newLow, newHigh, true);
     } else {
-      this.memory.end(page, DirState.Idle, 0, low === 0 && high === 0 ? nextVersion(version) : version, low, high, true);
+      this.memory.end(page, DirState.Idle, 0, low === 0 && high === 0 && next === version ? nextVersion(version) : next, low, high, true);
     }
   }
 
@@ -532,10 +569,14 @@ export class Home {
 
   /** A rebuilt page whose keeper has it no more is kept by another of its copies, if there is one. */
   private passOn(page: number, keeper: MemberId): boolean {
-    const [, , version, low, high] = this.directory(page);
-    const heir = this.view.copyset(low, high).find((member) => member !== keeper);
+    const [, , , low, high] = this.directory(page);
+    const unfetched = this.unfetched.get(page)!;
+    unfetched.passed = true;
+    let heir = unfetched.heirs.shift();
+    while (heir !== undefined && (heir[0] === keeper || !this.view.has(heir[0]))) heir = unfetched.heirs.shift();
     if (heir === undefined) return false;
-    const slot = this.view.slotOf(heir);
+    const [member, version] = heir;
+    const slot = this.view.slotOf(member);
     const [others, othersHigh] = this.view.withoutSlot(slot, low, high);
     this.memory.end(page, DirState.Exclusive, slot, version, others, othersHigh, this.works.get(page)?.begun ?? false);
     return true;

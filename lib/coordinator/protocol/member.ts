@@ -8,7 +8,8 @@ import type { Outbox } from './outbox.js';
 import type { Placement } from './placement.js';
 import { forEachStretch } from './ranges.js';
 
-interface Pending { access: number; askedAt: number; home: MemberId }
+/** claim: its number, which answers name. It stays when the claim is made again or asked for once more. */
+interface Pending { access: number; claim: number; askedAt: number; home: MemberId }
 
 /** A recall or an invalidation that can't be honoured yet: pinned, resident, busy, or its threads have not resumed. */
 interface Parked {
@@ -20,10 +21,12 @@ interface Parked {
 }
 
 /** An answer that found its page BUSY. */
-interface Delayed { from: MemberId; generation: number; segment: Segment; bytes: Uint8Array | null }
+interface Delayed { answer: Answer; segment: Segment; bytes: Uint8Array | null }
+/** Whose answer, and to which claim. */
+interface Answer { from: MemberId; generation: number; claim: number }
 
 /** Longest read-ahead, pages; it doubles from one while a reader goes on sequentially. */
-const READ_AHEAD_PAGES = 32;
+const READ_AHEAD_PAGES = 64;
 
 /** The version with which a member gives back what it has not got. */
 const NOTHING = 0;
@@ -33,6 +36,8 @@ const GIVE_BACK_AGAIN = 500;
 export class Member {
   invalidationsReceived = 0;
   recallsReceived = 0;
+  /** Owned pages that went home because memory was short. */
+  sentHome = 0;
   pagesIn = 0;
   bytesIn = 0;
 
@@ -41,8 +46,12 @@ export class Member {
   private readonly delayed = new Map<number, Delayed>();
   /** Pages whose bytes went home and were not acknowledged: page -> version. */
   private readonly unacknowledged = new Map<number, number>();
+  /** Pages among those that went home because memory is short: when the home has the bytes, theirs here are given back. */
+  private readonly shedding = new Set<number>();
   /** What this turn will ask: access and held version by page. */
-  private asks: { page: number; access: number; held: number }[] = [];
+  private asks: { page: number; claim: number; access: number; held: number }[] = [];
+  /** The number of what is claimed in this turn. */
+  private turn = 1;
   private out = new Uint8Array(64);
   /** Where a sequential reader would fault next, and how far to read ahead then. */
   private stream = { next: -1, window: 0 };
@@ -56,7 +65,7 @@ export class Member {
     private readonly placement: Placement,
     private readonly outbox: Outbox,
     /** This member's own home side. */
-    private readonly home: { request(from: MemberId, generation: number, access: number, first: number, count: number, held: number[]): void },
+    private readonly home: { request(from: MemberId, generation: number, claim: number, access: number, first: number, count: number, held: number[]): void },
     /** Looks again at a page for prefetches and pins; loss says that it is gone. */
     private readonly settled: (page: number, loss?: { member: MemberId; epoch: number }) => void,
   ) {}
@@ -68,15 +77,15 @@ export class Member {
   }
 
   /** The caller has claimed the page: the question goes out at the end of the turn. */
-  ask(page: number, access: number, held: number): void {
-    this.pending.set(page, { access, askedAt: this.timers.now(), home: this.placement.of(page).home });
-    this.asks.push({ page, access, held });
+  ask(page: number, access: number, held: number, claim = this.turn): void {
+    this.pending.set(page, { access, claim, askedAt: this.timers.now(), home: this.placement.of(page).home });
+    this.asks.push({ page, claim, access, held });
   }
 
   /** Claims a page that is wanted here; what to do with it: see native Claim. */
-  claim(page: number, access: number): number {
+  claim(page: number, access: number, number?: number): number {
     this.memory.claim(page, 1, access, this.out);
-    if (this.out[0] === Claim.Claimed) this.ask(page, access, this.memory.heldVersion(page));
+    if (this.out[0] === Claim.Claimed) this.ask(page, access, this.memory.heldVersion(page), number);
     return this.out[0];
   }
 
@@ -85,17 +94,18 @@ export class Member {
     while (this.asks.length > 0) {
       const asks = this.asks;
       this.asks = [];
+      this.turn = ((this.turn + 1) >>> 0) || 1;
       if (asks.length > 1) asks.sort((a, b) => a.page - b.page);
       for (let start = 0; start < asks.length; ) {
-        const { page, access } = asks[start];
+        const { page, claim, access } = asks[start];
         const slice = this.placement.of(page);
         const stop = slice.first + slice.count;
         const held: number[] = [asks[start].held];
         let end = start + 1;
-        while (end < asks.length && asks[end].access === access && asks[end].page === page + held.length && asks[end].page < stop) held.push(asks[end++].held);
+        while (end < asks.length && asks[end].access === access && asks[end].claim === claim && asks[end].page === page + held.length && asks[end].page < stop) held.push(asks[end++].held);
         start = end;
-        if (slice.home === this.network.self) this.home.request(this.network.self, slice.generation, access, page, held.length, held);
-        else this.network.send(slice.home, { type: 'request', region: this.info.id, generation: slice.generation, access, first: page, count: held.length, held });
+        if (slice.home === this.network.self) this.home.request(this.network.self, slice.generation, claim, access, page, held.length, held);
+        else this.network.send(slice.home, { type: 'request', region: this.info.id, generation: slice.generation, claim, access, first: page, count: held.length, held });
       }
     }
   }
@@ -105,12 +115,14 @@ export class Member {
     let used = 0;
     for (const segment of message.segments) {
       if (segment.grant === Held.Lost) {
-        for (let page = segment.first; page < segment.first + segment.count; page++) this.lost(page, { member: segment.content, epoch: segment.version });
+        for (let page = segment.first; page < segment.first + segment.count; page++) {
+          if (!this.isLate(page, message.claim)) this.lost(page, { member: segment.content, epoch: segment.version });
+        }
         continue;
       }
       const bytes = segment.content === Content.Bytes ? segment.count * pageSize : 0;
       invariant(bytes === 0 || (payload !== undefined && payload.length >= used + bytes), 'an answer has the bytes that it announces');
-      this.install(from, message.generation, segment, payload ?? null, used);
+      this.install({ from, generation: message.generation, claim: message.claim }, segment, payload ?? null, used);
       this.pagesIn += segment.count;
       this.bytesIn += bytes;
       used += bytes;
@@ -150,7 +162,11 @@ export class Member {
 
   returned(first: number, count: number, version: number): void {
     this.memory.returned(first, count, version);
-    for (let page = first; page < first + count; page++) if (this.unacknowledged.get(page) === version) this.unacknowledged.delete(page);
+    for (let page = first; page < first + count; page++) {
+      if (this.unacknowledged.get(page) !== version) continue;
+      this.unacknowledged.delete(page);
+      if (this.shedding.delete(page) && this.memory.held(page) === Held.Invalid) this.memory.drop(page, 1);
+    }
     if (this.unacknowledged.size === 0 && this.emptied !== null) {
       const emptied = this.emptied;
       this.emptied = null;
@@ -163,27 +179,27 @@ export class Member {
     const delayed = this.delayed.get(page);
     if (delayed !== undefined) {
       this.delayed.delete(page);
-      this.install(delayed.from, delayed.generation, delayed.segment, delayed.bytes, 0);
+      this.install(delayed.answer, delayed.segment, delayed.bytes, 0);
     }
     const parked = this.parked.get(page);
     if (parked !== undefined) {
       this.parked.delete(page);
       parked.timer?.cancel();
-      if (parked.recall !== null) this.recallRun(parked.from, parked.generation, page, 1, parked.version, parked.recall.keep, parked.recall.wantBytes);
-      else this.invalidate(parked.from, { type: 'invalidate', region: this.info.id, generation: parked.generation, requester: 0, runs: [{ first: page, count: 1, version: parked.version }] });
+      this.retire(page, parked);
     }
     this.settled(page);
   }
 
-  /** The homes of these pages changed: what was asked of the old ones is asked of the new, what they wanted is void. */
   /**
    * These pages' home hands over in order. What it has granted still comes and counts, and the versions go on at the next
    * home, so that claims stay; but it may have left a request unanswered, so the next home is asked, too. A claim that
    * were given up here could throw away a page that the old home has already written down as this member's.
    */
   homeMoves(first: number, count: number): void {
-    for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.ask(page, access, this.memory.heldVersion(page));
+    for (const page of [...this.pending.keys()]) if (page >= first && page < first + count) this.askAgain(page);
     for (const [page, version] of [...this.unacknowledged]) if (version === NOTHING && page >= first && page < first + count) this.giveUpClaim(page);
+    // What the old home has not said that it has it may not have taken any more.
+    for (const page of [...this.shedding]) if (page >= first && page < first + count) this.shed(page, 1, this.unacknowledged.get(page)!);
   }
 
   /**
@@ -193,10 +209,10 @@ export class Member {
   homeLost(first: number, count: number, alive: (member: MemberId) => boolean): void {
     const end = first + count;
     for (const [page, version] of [...this.unacknowledged]) if (version === NOTHING && page >= first && page < end) this.returned(page, 1, NOTHING);
-    for (const [page, { access }] of [...this.pending]) {
+    for (const [page, pending] of [...this.pending]) {
       if (page < first || page >= end) continue;
-      if (!alive(this.delayed.get(page)?.from ?? 0)) this.delayed.delete(page);
-      this.claimAgain(page, access);
+      if (!alive(this.delayed.get(page)?.answer.from ?? 0)) this.delayed.delete(page);
+      this.claimAgain(page, pending);
     }
     for (const [page, parked] of [...this.parked]) {
       if (page < first || page >= end || alive(parked.from)) continue;
@@ -230,7 +246,7 @@ export class Member {
   becomesHome(first: number, count: number): void {
     this.forgetUnacknowledged(first, count);
     // Claims are made again, which forgets what the last home's invalidations have poisoned.
-    for (const [page, { access }] of [...this.pending]) if (page >= first && page < first + count) this.claimAgain(page, access);
+    for (const [page, pending] of [...this.pending]) if (page >= first && page < first + count) this.claimAgain(page, pending);
     for (const [page, parked] of [...this.parked]) {
       if (page < first || page >= first + count) continue;
       parked.timer?.cancel();
@@ -240,7 +256,12 @@ export class Member {
 
   /** No home asks for these bytes any more. */
   forgetUnacknowledged(first: number, count: number): void {
-    for (const [page, version] of [...this.unacknowledged]) if (page >= first && page < first + count) this.returned(page, 1, version);
+    for (const [page, version] of [...this.unacknowledged]) {
+      if (page < first || page >= first + count) continue;
+      // This member's bytes may be those that count from here on.
+      this.shedding.delete(page);
+      this.returned(page, 1, version);
+    }
   }
 
   /** Sends every page that this member owns back to its home, drops its copies; calls back when the homes have the bytes. The views are closed already. */
@@ -248,6 +269,7 @@ export class Member {
     for (const page of [...this.parked.keys()]) this.free(page);
     // What is still kept for a home is among the holdings, and goes out once more; what a newer grant has replaced is not.
     this.unacknowledged.clear();
+    this.shedding.clear();
     for (const slice of this.placement.slices) {
       if (slice.home === this.network.self) continue;
       for (const records of this.holdings(slice.first, slice.count)) {
@@ -261,6 +283,16 @@ export class Member {
     this.giveUpClaims();
     if (this.unacknowledged.size === 0) done();
     else this.emptied = done;
+  }
+
+  /** Memory is short: owned pages of one home go back to it, unless they are in use. */
+  shed(first: number, count: number, version: number): void {
+    const { home, generation } = this.placement.of(first);
+    if (home !== this.network.self) this.giveBack(home, generation, first, count, version, true);
+  }
+
+  get sheddingPages(): number {
+    return this.shedding.size;
   }
 
   /** A page that was granted over a lane which broke is this member's, as its home knows it, and has never come. */
@@ -288,7 +320,7 @@ export class Member {
   /** The home knows nothing of a question that this member has open: it is asked again. */
   askAgain(page: number): void {
     const pending = this.pending.get(page);
-    if (pending !== undefined) this.ask(page, pending.access, this.memory.heldVersion(page));
+    if (pending !== undefined) this.ask(page, pending.access, this.memory.heldVersion(page), pending.claim);
   }
 
   get pendingPages(): number {
@@ -297,35 +329,73 @@ export class Member {
 
   // ---- within -------------------------------------------------------------------------------------------------------
 
-  private claimAgain(page: number, access: number): void {
+  private claimAgain(page: number, { access, claim }: Pending): void {
     this.pending.delete(page);
     this.memory.abandon(page, 1);
-    if (this.claim(page, access) !== Claim.Claimed) this.settled(page);
+    if (this.claim(page, access, claim) !== Claim.Claimed) this.settled(page);
   }
 
-  private install(from: MemberId, generation: number, segment: Segment, bytes: Uint8Array | null, offset: number): void {
+  private install(answer: Answer, segment: Segment, bytes: Uint8Array | null, offset: number): void {
     const { pageSize } = this.memory;
     const out = this.results(segment.count);
-    const failed = this.memory.install(segment.first, segment.count, segment.version, segment.grant, segment.content, segment.content === Content.Bytes ? bytes : null, offset, out);
-    // settled() may claim and install more pages: `out` is not used after it is called, hence the copy.
+    const last = segment.first + segment.count;
+    let late = 0;
+    for (let page = segment.first; page < last; page++) if (this.isLate(page, answer.claim)) late++;
+    // Without bytes, and the copy is gone: the question was asked twice, the first answer has ended the claim, and the page
+    // was dropped again. A claim that was made since must not end with this.
+    const gone = segment.content === Content.Same && this.anyGone(segment);
+    if ((gone || late > 0) && segment.count > 1) {
+      for (let page = segment.first, i = 0; page < last; page++, i++) this.install(answer, { ...segment, first: page, count: 1 }, bytes, offset + (segment.content === Content.Bytes ? i * pageSize : 0));
+      return;
+    }
+    if (late > 0) out[0] = Install.NotClaimed;
+    else if (gone) out[0] = Install.Discarded;
+    const failed = late > 0 || gone ? 1 : this.memory.install(segment.first, segment.count, segment.version, segment.grant, segment.content, segment.content === Content.Bytes ? bytes : null, offset, out);
+    // recallRun() uses `out`, too: hence the copy.
     const results = failed === 0 ? null : out.slice(0, segment.count);
+    const ended: number[] = [];
     for (let i = 0; i < segment.count; i++) {
       const page = segment.first + i;
       const result = results === null ? Install.Installed : results[i];
       // Asked for twice, or given up meanwhile. The home counts on this member's bytes now: it must hear that there are
       // none, as after a recall, and an older copy must not stay.
-      if (segment.grant === Held.Exclusive && (result === Install.Discarded || result === Install.NotClaimed)) this.recallRun(from, generation, page, 1, segment.version, false, false);
+      if (segment.grant === Held.Exclusive && (result === Install.Discarded || result === Install.NotClaimed)) this.recallRun(answer.from, answer.generation, page, 1, segment.version, false, false);
       if (result === Install.Discarded) {
         const pending = this.pending.get(page);
-        if (pending !== undefined) this.ask(page, pending.access, 0);
+        if (pending !== undefined) this.ask(page, pending.access, 0, pending.claim);
       } else if (result === Install.Busy) {
         const copy = segment.content === Content.Bytes && bytes !== null ? bytes.slice(offset + i * pageSize, offset + (i + 1) * pageSize) : null;
-        this.delayed.set(page, { from, generation, segment: { ...segment, first: page, count: 1 }, bytes: copy });
-      } else {
+        this.delayed.set(page, { answer, segment: { ...segment, first: page, count: 1 }, bytes: copy });
+      } else if (late === 0) {
         this.pending.delete(page);
-        this.settled(page);
+        ended.push(page);
       }
     }
+    // Not before all of them are looked at: who waited for one may claim another one anew, and that claim has not ended.
+    for (const page of ended) this.settled(page);
+  }
+
+  private retire(page: number, { from, generation, version, recall }: Parked): void {
+    // The home has handed over since, and nothing is here that it could mean: the next home has asked for it and has it. As a
+    // recall this would poison what that one grants since, in the same version.
+    const overtaken = generation !== this.placement.of(page).generation && this.memory.keptVersion(page) === 0;
+    if (recall !== null && overtaken) this.answerRecall(from, generation, [{ first: page, count: 1, version, grant: Held.Invalid, content: Content.Same }], undefined);
+    else if (recall !== null) this.recallRun(from, generation, page, 1, version, recall.keep, recall.wantBytes);
+    else this.invalidate(from, { type: 'invalidate', region: this.info.id, generation, requester: 0, runs: [{ first: page, count: 1, version }] });
+  }
+
+  /**
+   * An answer to an earlier claim: the question was asked twice, at the home and at the next one, and the first answer has
+   * ended that claim. What it brings may be older than what was here since, and went again by lanes.
+   */
+  private isLate(page: number, claim: number): boolean {
+    const pending = this.pending.get(page);
+    return pending !== undefined && pending.claim !== claim;
+  }
+
+  private anyGone({ first, count }: Segment): boolean {
+    for (let page = first; page < first + count; page++) if (this.memory.heldVersion(page) === 0) return true;
+    return false;
   }
 
   private recallRun(from: MemberId, generation: number, first: number, count: number, version: number, keep: boolean, wantBytes: boolean): void {
@@ -360,7 +430,7 @@ export class Member {
     this.network.send(from, { type: 'recalled', region: this.info.id, generation, segments }, payload);
   }
 
-  private giveBack(home: MemberId, generation: number, first: number, count: number, version: number): void {
+  private giveBack(home: MemberId, generation: number, first: number, count: number, version: number, sheds = false): void {
     const { pageSize } = this.memory;
     const longest = Math.max(1, Math.floor((1 << 20) / pageSize));
     for (let start = first; start < first + count; start += longest) {
@@ -372,6 +442,7 @@ export class Member {
       let used = 0;
       forEachStretch(start, length, out, (at, pages, result) => {
         if (result === Close.Unchanged) return;
+        if (result === Close.Deferred && sheds) return;
         if (result === Close.Deferred) {
           // A thread has only just resumed, or is about to: the views are closed, so this ends soon.
           for (let page = at; page < at + pages; page++) this.unacknowledged.set(page, version);
@@ -384,7 +455,11 @@ export class Member {
           if (from !== used) buffer.copyWithin(used, from, from + pages * pageSize);
           used += pages * pageSize;
         }
-        for (let page = at; page < at + pages; page++) this.unacknowledged.set(page, version);
+        for (let page = at; page < at + pages; page++) {
+          this.unacknowledged.set(page, version);
+          if (sheds) this.shedding.add(page);
+        }
+        if (sheds) this.sentHome += pages;
       });
       if (segments.length === 0) continue;
       const payload = used > 0 ? buffer.subarray(0, used) : undefined;

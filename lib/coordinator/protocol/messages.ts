@@ -27,10 +27,10 @@ export interface Segment { first: number; count: number; version: number; grant:
 interface About { region: number; generation: number }
 
 // ---- coherence (hot: binary on the wire) ----------------------------------------------------------------------------
-/** member -> home: I want these pages with this access. held[i] is the version of the copy that I hold, 0 for none. */
-export interface RequestMessage extends About { type: 'request'; access: number; first: number; count: number; held: number[] }
+/** member -> home: I want these pages with this access. held[i] is the version of the copy that I hold, 0 for none. claim comes back with the answer. */
+export interface RequestMessage extends About { type: 'request'; claim: number; access: number; first: number; count: number; held: number[] }
 /** home -> member: here they are. Payload: pageSize bytes for each page of each segment with Content.Bytes, in order. For grant Lost, version is the epoch and content the id of the member that died. */
-export interface DataMessage extends About { type: 'data'; segments: Segment[] }
+export interface DataMessage extends About { type: 'data'; claim: number; segments: Segment[] }
 /** home -> owner: give it back; keep: stay with a shared copy. requester: for whom. */
 export interface RecallMessage extends About { type: 'recall'; runs: VersionedRun[]; keep: boolean; wantBytes: boolean; requester: MemberId }
 /** owner -> home: answers a recall. content: Bytes, Zero, or Same for 'unchanged'. grant: what the owner keeps (Held.Shared or Held.Invalid). */
@@ -71,8 +71,7 @@ export interface AskMessage extends About { type: 'ask'; id: number; op: string;
 export interface ReplyMessage { type: 'reply'; id: number; value?: unknown; error?: WireError }
 
 // ---- lanes (cold) ---------------------------------------------------------------------------------------------------
-/** member -> member: my page server listens at `address`, and lets you in with this token (hexadecimal). */
-/** Where the sender's page server listens: for those on the same machine, and for others; and what to say there. */
+/** member -> member: where my page server listens, for those on the same machine and for others; the token (hexadecimal) that lets you in. */
 export interface LaneMessage { type: 'lane'; machine: string; near: string; far: string; token: string }
 
 // ---- the registry: membership, regions, locks, barriers (cold) -------------------------------------------------------

@@ -5,14 +5,14 @@
 import type { HandoverMessage, HoldingsMessage, MemberId, RebuildMessage, RegionInfo, Segment, Slice } from './messages.js';
 import { Access, Content, DirState, DIRECTORY_RECORD, Held, HOLDING_RECORD, type Network, type RegionMemory, type Timers } from './ports.js';
 import { appendBytes } from './outbox.js';
-import type { Home, Service } from './home.js';
+import type { Home, Service, Unfetched } from './home.js';
 import type { Member } from './member.js';
 import type { View } from './view.js';
 import { appendPage, type RangeMap } from './ranges.js';
 import type { Loss } from './home.js';
 
-/** What is known of one page whose home comes here. holders: members with a valid copy; handed: the last home said so, and sent the bytes that it had. */
-interface Known { state: number; owner: MemberId; version: number; holders: MemberId[]; handed: boolean }
+/** What is known of one page whose home comes here. holders: members with a valid copy, and which version of it; handed: the last home said so, and sent the bytes that it had. */
+interface Known { state: number; owner: MemberId; version: number; holders: Map<MemberId, number>; handed: boolean }
 
 interface Incoming {
   service: Service;
@@ -144,7 +144,7 @@ export class Moves {
       }
       if (content === Content.Bytes) used += count * pageSize;
       for (let page = first; page < first + count; page++) {
-        incoming.known.set(page, { state, owner, version, holders: message.copies[copies], handed: true });
+        incoming.known.set(page, { state, owner, version, holders: new Map(message.copies[copies].map((member) => [member, version])), handed: true });
         if (state === DirState.Lost) this.losses.get(page) ?? this.losses.set(page, 1, { member: owner, epoch: this.view.epoch });
       }
     }
@@ -271,9 +271,14 @@ export class Moves {
       for (let page = first; page < first + count; page++) {
         const known = incoming.known.get(page);
         if (known?.handed) continue;
-        if (held === Held.Exclusive) incoming.known.set(page, { state: DirState.Exclusive, owner: from, version, holders: [], handed: false });
-        else if (known === undefined || known.version < version) incoming.known.set(page, { state: DirState.Idle, owner: 0, version, holders: [from], handed: false });
-        else if (known.state === DirState.Idle && known.version === version) known.holders.push(from);
+        if (held === Held.Exclusive) incoming.known.set(page, { state: DirState.Exclusive, owner: from, version, holders: new Map(), handed: false });
+        else if (known === undefined || (known.state !== DirState.Idle && known.version < version)) incoming.known.set(page, { state: DirState.Idle, owner: 0, version, holders: new Map([[from, version]]), handed: false });
+        else if (known.state === DirState.Idle) {
+          // Copies of different versions are all valid: a home that leaves breaks off an invalidation, and has counted the
+          // version up by then. Nobody was granted it to write, since not all had confirmed, so the bytes are the same.
+          known.version = Math.max(known.version, version);
+          known.holders.set(from, version);
+        }
       }
     }
   }
@@ -300,16 +305,20 @@ export class Moves {
     if (rebuilt) setHomed();
     const lost: [number, number][] = [];
     const loss = { member: slice.lostHome, epoch: this.view.epoch };
-    const fetch: number[] = [];
+    const fetch = new Map<number, Unfetched>();
     for (const [page, { state, owner, version, holders, handed }] of known) {
       if (state === DirState.Lost) this.memory.end(page, DirState.Lost, 0, version, 0, 0, false);
       else if (state === DirState.Exclusive) this.setOwned(page, owner, version, [], lost);
       else {
-        const here = holders.filter((member) => this.view.has(member) && member !== this.network.self);
-        const mine = handed || holders.includes(this.network.self);
+        const here = [...holders].filter(([member]) => this.view.has(member) && member !== this.network.self).sort(([, a], [, b]) => b - a);
+        const members = here.map(([member]) => member);
+        const mine = handed || holders.has(this.network.self);
         // Whatever was handed over has been touched, and must be handed on.
-        if (mine) this.memory.end(page, DirState.Idle, 0, version === 0 ? 1 : version, ...this.mask(here), false);
-        else if (this.setOwned(page, here[0] ?? 0, version, here.slice(1), lost)) fetch.push(page);
+        if (mine) this.memory.end(page, DirState.Idle, 0, version === 0 ? 1 : version, ...this.mask(members), false);
+        else {
+          const [keeper, kept] = here[0] ?? [0, version];
+          if (this.setOwned(page, keeper, kept, members.slice(1), lost)) fetch.set(page, { heirs: here.slice(1), newest: version, passed: kept !== version });
+        }
       }
     }
     // This member's threads may open what the directory says is idle: not before all of it is written.
@@ -317,11 +326,11 @@ export class Moves {
     if (rebuilt) this.findUnknown(service, known, lost);
     for (const [first, count] of lost) this.losses.set(first, count, loss);
     if (lost.length > 0) this.home.announceLost(lost, loss);
-    for (const page of fetch) this.home.unfetched.add(page);
+    for (const [page, unfetched] of fetch) this.home.unfetched.set(page, unfetched);
     for (const [member, first, count, version] of incoming.unacknowledged) this.home.settleUnacknowledged(member, first, count, version);
     this.member.becomesHome(service.first, service.count);
     this.home.open(service);
-    for (const page of fetch) {
+    for (const page of fetch.keys()) {
       this.home.enqueue(page, { from: 0, access: Access.Read, held: 0, task: { run: () => undefined, lost: () => 'lost', moved: () => undefined } });
     }
   }

@@ -9,7 +9,7 @@ type RunsMessage =
   | { type: 'invalidate'; runs: VersionedRun[]; generation: number; requester: MemberId }
   | { type: 'recall'; runs: VersionedRun[]; generation: number; requester: MemberId; keep: boolean; wantBytes: boolean }
   | { type: 'invalidated' | 'returned'; runs: VersionedRun[]; generation: number };
-type DataMessage = { type: 'data'; segments: Segment[]; generation: number };
+type DataMessage = { type: 'data'; segments: Segment[]; generation: number; claim: number };
 type Pending = RunsMessage | DataMessage;
 
 /** Longest stretch of pages in one message, bytes: bounds the memory that one answer takes. */
@@ -27,10 +27,10 @@ export class Outbox {
   ) {}
 
   /** content is Same, or Bytes: whether a page is all zero is seen when it is read. */
-  data(to: MemberId, generation: number, page: number, version: number, grant: number, content: number): void {
+  data(to: MemberId, generation: number, claim: number, page: number, version: number, grant: number, content: number): void {
     const last = this.last(to);
-    const open = last?.type === 'data' && last.generation === generation ? last : undefined;
-    const message = open ?? this.push(to, { type: 'data', segments: [], generation });
+    const open = last?.type === 'data' && last.generation === generation && last.claim === claim ? last : undefined;
+    const message = open ?? this.push(to, { type: 'data', segments: [], generation, claim });
     const segment = message.segments[message.segments.length - 1];
     if (segment !== undefined && segment.first + segment.count === page && segment.version === version && segment.grant === grant && segment.content === content) segment.count++;
     else message.segments.push({ first: page, count: 1, version, grant, content });
@@ -72,7 +72,7 @@ export class Outbox {
     let segments: Segment[] = [];
     let pages = 0;
     const send = (): void => {
-      if (segments.length > 0) this.sendSegments(to, message.generation, segments, pages);
+      if (segments.length > 0) this.sendSegments(to, message, segments, pages);
       segments = [];
       pages = 0;
     };
@@ -92,7 +92,7 @@ export class Outbox {
     send();
   }
 
-  private sendSegments(to: MemberId, generation: number, wanted: Segment[], pages: number): void {
+  private sendSegments(to: MemberId, { generation, claim }: DataMessage, wanted: Segment[], pages: number): void {
     const { pageSize } = this.memory;
     const segments: Segment[] = [];
     const payload = this.memory.allocate(pages * pageSize);
@@ -107,7 +107,7 @@ export class Outbox {
       used = appendBytes(this.memory, segment, payload, used, segments);
     }
     this.onPages(answered, used);
-    this.network.send(to, { type: 'data', region: this.region, generation, segments }, used > 0 ? payload.subarray(0, used) : undefined);
+    this.network.send(to, { type: 'data', region: this.region, generation, claim, segments }, used > 0 ? payload.subarray(0, used) : undefined);
   }
 
   private run(message: RunsMessage, first: number, count: number, version: number): void {

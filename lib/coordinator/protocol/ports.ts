@@ -43,6 +43,7 @@ export interface RegionMemory {
   deferral(page: number): number;
   returned(first: number, count: number, version: number): void;
   drop(first: number, count: number): number;
+  reclaim(first: number, count: number, most: number, out: Float64Array): [next: number, records: number];
   pin(first: number, count: number, access: number): boolean;
   unpin(first: number, count: number, access: number): void;
   coalesce(page: number): void;
@@ -54,6 +55,8 @@ export interface RegionMemory {
   begin(page: number): number;
   directory(page: number, out: Float64Array): void;
   end(page: number, state: number, owner: number, version: number, copysetLow: number, copysetHigh: number, keepTxn: boolean): void;
+  /** The directory's hints: slot + 1 of the writer that kept a copy, or 0; whether one member after another reads and then writes the page. */
+  hint(page: number, writer: number, migratory: boolean): void;
   readPages(first: number, count: number, buffer: Uint8Array, byteOffset: number, out: Uint8Array): number;
   writePages(first: number, count: number, bytes: Uint8Array, byteOffset: number): void;
   zero(offset: number, length: number): void;
@@ -82,6 +85,8 @@ export const Begin = { Begun: 0, Locked: 1, Running: 2 } as const;
 export const Content = { Bytes: 0, Zero: 1, Same: 2 } as const;
 export const HOLDING_RECORD = 5;
 export const DIRECTORY_RECORD = 7;
+/** What reclaim() says of owned pages: first, count, version. */
+export const RECLAIM_RECORD = 3;
 
 /** A broken assumption of the protocol: the coordinator must not go on from a state that nobody understands. */
 export function invariant(condition: boolean, message: string): asserts condition {

@@ -235,7 +235,7 @@ export function lostError(info: RegionInfo, page: number, loss: { member: Member
   };
 }
 
-interface Open { op: string; args: number[]; page: number; payload: Uint8Array | undefined; reply: Reply; /** Who was asked. */ home: MemberId; again: boolean }
+interface Open { op: string; args: number[]; page: number; payload: Uint8Array | undefined; reply: Reply; /** Who was asked. */ home: MemberId }
 
 /** The asking member's side. */
 export class Questions {
@@ -253,7 +253,7 @@ export class Questions {
   /** Returns the question's id. `page` says whose home answers. */
   ask(op: string, page: number, args: number[], payload: Uint8Array | undefined, reply: Reply): number {
     const id = this.nextId();
-    const open = { op, args, page, payload, reply, home: 0, again: false };
+    const open = { op, args, page, payload, reply, home: 0 };
     this.open.set(id, open);
     this.send(id, open);
     return id;
@@ -274,8 +274,6 @@ export class Questions {
     if (open === undefined) return false;
     this.open.delete(id);
     if (error?.code === MOVED) this.follow(open, pairs((error.fields?.left ?? []) as number[]));
-    // Asked again because a home died: that one may have done it.
-    else if (open.again && error?.code === 'ERR_FAULTLINE_NOT_LOST') open.reply(null);
     else open.reply(value, error);
     return true;
   }
@@ -284,7 +282,6 @@ export class Questions {
   homesChanged(alive: (member: MemberId) => boolean): void {
     for (const [id, open] of [...this.open]) {
       if (alive(open.home)) continue;
-      open.again = true;
       if (open.op === 'wait') this.wake(id, open);
       else this.send(id, open);
     }

@@ -1,6 +1,6 @@
 /** The protocol of one region at one member: its home side, its member side, and what belongs to both. */
 import type { AskMessage, CoherenceMessage, Envelope, MemberId, RegionInfo, ReplyMessage, Slice } from './messages.js';
-import { type Network, type RegionEvents, type RegionMemory, type Timers } from './ports.js';
+import { RECLAIM_RECORD, type Network, type RegionEvents, type RegionMemory, type Timers } from './ports.js';
 import { Home, type Loss, type Service } from './home.js';
 import { Member } from './member.js';
 import { Moves } from './moves.js';
@@ -14,10 +14,14 @@ import { Wants } from './wants.js';
 export interface Traffic {
   pagesIn: number; pagesOut: number; bytesIn: number; bytesOut: number;
   invalidationsSent: number; invalidationsReceived: number; recallsSent: number; recallsReceived: number; requestsServed: number;
+  sentHome: number;
 }
 
 /** No member's slot. */
 const NO_SLOT = 0xffff_ffff;
+/** Bytes of owned pages that may be on their way home because memory is short, and runs of them that one step finds. */
+const MOST_SHED = 8 << 20;
+const SHED_RUNS = 64;
 
 export class RegionProtocol {
   readonly losses = new RangeMap<Loss>((a, b) => a.member === b.member && a.epoch === b.epoch);
@@ -29,6 +33,9 @@ export class RegionProtocol {
   private readonly member: Member;
   private readonly answers: Answers;
   private readonly moves: Moves;
+  private readonly owned = new Float64Array(SHED_RUNS * RECLAIM_RECORD);
+  /** The page where the next step of reclaim() begins. */
+  private hand = 0;
   private pagesOut = 0;
   private bytesOut = 0;
 
@@ -81,7 +88,7 @@ export class RegionProtocol {
   message({ from, message: any, payload }: Envelope): void {
     const message = any as CoherenceMessage;
     switch (message.type) {
-      case 'request': return this.home.request(from, message.generation, message.access, message.first, message.count, message.held);
+      case 'request': return this.home.request(from, message.generation, message.claim, message.access, message.first, message.count, message.held);
       case 'data': if (this.fromHome(from, message.segments[0]?.first, message.generation)) this.member.data(from, message, payload); return;
       case 'recall': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.recall(from, message); return;
       case 'invalidate': if (this.fromHome(from, message.runs[0]?.first, message.generation)) this.member.invalidate(from, message); return;
@@ -186,6 +193,33 @@ export class RegionProtocol {
     this.questions.fail(error);
   }
 
+  // ---- memory -------------------------------------------------------------------------------------------------------
+
+  /**
+   * Memory is short: one step of a clock's hand over the pages that are homed elsewhere. Whether it has come round. What a
+   * home has it keeps: even a page that somebody else owns may turn out never to have reached its owner.
+   */
+  reclaim(most: number): boolean {
+    const slice = this.placement.of(this.hand);
+    const end = slice.first + slice.count;
+    // Nothing of a slice whose directory this member has, gets, or hands over.
+    let next = end;
+    if (slice.home !== this.network.self && this.home.serviceOf(this.hand) === undefined) {
+      const full = this.member.sheddingPages * this.info.pageSize >= MOST_SHED;
+      const [at, records] = this.memory.reclaim(this.hand, end - this.hand, most, full ? this.owned.subarray(0, 0) : this.owned);
+      next = at;
+      for (let i = 0; i < records * RECLAIM_RECORD; i += RECLAIM_RECORD) this.member.shed(this.owned[i], this.owned[i + 1], this.owned[i + 2]);
+    }
+    const round = next >= this.info.size / this.info.pageSize;
+    this.hand = round ? 0 : next;
+    return round;
+  }
+
+  /** Whether owned pages are on their way home because memory is short. */
+  get sheds(): boolean {
+    return this.member.sheddingPages > 0;
+  }
+
   // ---- what is asked of it ------------------------------------------------------------------------------------------
 
   lostRuns(): [first: number, count: number, loss: Loss][] {
@@ -215,6 +249,7 @@ export class RegionProtocol {
       pagesIn: member.pagesIn, bytesIn: member.bytesIn, pagesOut: this.pagesOut, bytesOut: this.bytesOut,
       invalidationsSent: home.invalidationsSent, invalidationsReceived: member.invalidationsReceived,
       recallsSent: home.recallsSent, recallsReceived: member.recallsReceived, requestsServed: home.requestsServed,
+      sentHome: member.sentHome,
     };
   }
 

@@ -91,8 +91,8 @@ function writeHeader(view: DataView, type: number, from: MemberId, state: number
 
 /** Upper bound of the words that a body takes. */
 function bodyWords(message: HotMessage): number {
-  if (message.type === 'request') return 7 + 2 * message.held.length;
-  if ('segments' in message) return 3 + 5 * message.segments.length;
+  if (message.type === 'request') return 8 + 2 * message.held.length;
+  if ('segments' in message) return 4 + 5 * message.segments.length;
   return 6 + 3 * message.runs.length;
 }
 
@@ -101,11 +101,13 @@ function writeBody(writer: Writer, message: HotMessage): void {
   writer.put(message.generation);
   switch (message.type) {
     case 'request':
+      writer.put(message.claim);
       writer.put(message.access);
       writer.put(message.first);
       writer.put(message.count);
       return writeHeld(writer, message.held);
     case 'data': case 'recalled': case 'give-back':
+      if (message.type === 'data') writer.put(message.claim);
       writer.put(message.segments.length);
       for (const { first, count, version, grant, content } of message.segments) {
         writer.put(first); writer.put(count); writer.put(version); writer.put(grant); writer.put(content);
@@ -148,12 +150,16 @@ function readBody(type: number, reader: Reader): Message {
   const generation = reader.get();
   switch (type) {
     case HOT.request: {
+      const claim = reader.get();
       const access = reader.get();
       const first = reader.get();
       const count = reader.get();
-      return reader.last({ type: 'request', region, generation, access, first, count, held: readHeld(reader, count) });
+      return reader.last({ type: 'request', region, generation, claim, access, first, count, held: readHeld(reader, count) });
     }
-    case HOT.data: return reader.last({ type: 'data', region, generation, segments: readSegments(reader) });
+    case HOT.data: {
+      const claim = reader.get();
+      return reader.last({ type: 'data', region, generation, claim, segments: readSegments(reader) });
+    }
     case HOT.recalled: return reader.last({ type: 'recalled', region, generation, segments: readSegments(reader) });
     case HOT['give-back']: return reader.last({ type: 'give-back', region, generation, segments: readSegments(reader) });
     case HOT.recall: {

@@ -3,7 +3,13 @@
  * that no longer fits the code is an error, and not a mutant that nobody notices.
  */
 export interface Edit { file: string; find: string; replace: string }
-export interface Mutant { name: string; what: string; edits: Edit[] }
+export interface Mutant {
+  name: string;
+  what: string;
+  edits: Edit[];
+  /** The first seed that is tried: for a bug so rare that the seed which once found it is where to look. */
+  seed?: number;
+}
 
 const home = 'lib/coordinator/protocol/home.ts';
 const member = 'lib/coordinator/protocol/member.ts';
@@ -17,6 +23,7 @@ const wants = 'lib/coordinator/protocol/wants.ts';
 const directory = 'native/directory.cc';
 const pages = 'native/addon_pages.cc';
 const serve = 'native/serve.cc';
+const regionProtocol = 'lib/coordinator/protocol/region.ts';
 const placement = 'lib/coordinator/protocol/placement.ts';
 const thread = 'test/simulation/thread.ts';
 /** Stands in for lib/coordinator/membership/member.ts. */
@@ -40,7 +47,8 @@ export const mutants: readonly Mutant[] = [
     { file: home, find: 'const expected = work?.recall?.owner === from && work.recall.version === segment.version;', replace: 'const expected = work?.recall != null;' }),
   mutant('upgrade-after-invalidation', 'an upgrade leaves out the bytes although the copy was invalidated meanwhile', home,
     'const same = entry.held !== 0 && entry.held === version && this.view.inCopyset(slot, low, high);\n    this.outbox.data(entry.from, this.generationOf(page), page, next,',
-    'const same = entry.held !== 0;\n    this.outbox.data(entry.from, this.generationOf(page), page, next,'),
+    'const same = entry.held !== 0;\n    this.outbox.data(entry.from, this.generationOf(page), page, next,',
+    { file: member, find: 'const gone = segment.content === Content.Same && this.anyGone(segment);', replace: 'const gone = false;' }),
   mutant('no-held-version', 'whether the bytes may be left out is decided from the copyset alone', home,
     'const same = entry.held !== 0 && entry.held === version && this.view.inCopyset(slot, low, high);\n    const [newLow', 'const same = this.view.inCopyset(slot, low, high);\n    const [newLow'),
   mutant('version-not-raised', 'a write is granted with the version of the copies before it', home,
@@ -50,7 +58,7 @@ export const mutants: readonly Mutant[] = [
   mutant('own-copy-left-open', 'the home grants a write and leaves its own copy open', home,
     'if (!this.closeOwn(page, work, false)) return false;\n    if (entry.task', 'if (entry.task'),
   mutant('keeper-not-in-copyset', 'an owner that keeps a shared copy is not added to the copyset', home,
-    'this.memory.end(page, DirState.Idle, 0, version, newLow, newHigh, true);\n    } else {', 'this.memory.end(page, DirState.Idle, 0, version, low, high, true);\n    } else {'),
+    'this.memory.end(page, DirState.Idle, 0, next, newLow, newHigh, true);\n    } else {', 'this.memory.end(page, DirState.Idle, 0, next, low, high, true);\n    } else {'),
   mutant('bytes-not-taken', 'returned bytes are acknowledged and not written', home,
     'this.memory.writePages(page, 1, bytes, 0);', 'void 0;'),
   mutant('dead-member-awaited', 'an invalidation waits for the answer of a member that has died', home,
@@ -60,8 +68,8 @@ export const mutants: readonly Mutant[] = [
   mutant('grants-to-leavers', 'a member that hands over is still granted pages', home,
     'asker === undefined || (asker.leaving && entry.given === undefined && entry.from !== this.network.self)', 'asker === undefined'),
   // ---- the member
-  mutant('grant-silently-dropped', 'a grant that is not taken is not told to the home', member,
-    'if (segment.grant === Held.Exclusive && (result', 'if (segment.grant === Held.Lost && (result'),
+  { ...mutant('grant-silently-dropped', 'a grant that is not taken is not told to the home', member,
+    'if (segment.grant === Held.Exclusive && (result', 'if (segment.grant === Held.Lost && (result'), seed: 126_001 },
   mutant('recall-ignores-parked', 'a recall that has to wait is forgotten', member,
     'for (let page = start; page < start + length; page++) this.park(page, { from, generation, version, recall: { keep, wantBytes }, timer: null });', 'void keep;'),
   mutant('claims-forgotten-at-a-death', 'claims at a home that died are not made again', member,
@@ -69,6 +77,21 @@ export const mutants: readonly Mutant[] = [
   mutant('clean-copy-dropped-by-message', 'a clean copy is dropped by a message that takes the member out of the copyset', home,
     'for (let page = run.first; page < run.first + run.count; page++) {\n        const work = this.works.get(page);', 'for (let page = run.first; page < run.first + run.count; page++) {\n        if (run.version === 0) {\n          const [state, owner, version, low, high] = this.directory(page);\n          const [restLow, restHigh] = this.view.withoutSlot(this.view.slotOf(from), low, high);\n          if (!this.works.has(page)) this.memory.end(page, state, owner, version, restLow, restHigh, false);\n          continue;\n        }\n        const work = this.works.get(page);',
     { file: thread, find: 'protocol.homeOf(page) !== this.member.id) this.member.drop(page);', replace: 'protocol.homeOf(page) !== this.member.id) {\n            this.member.drop(page);\n            this.member.send(protocol.homeOf(page), { type: \'invalidated\', region: protocol.info.id, generation: protocol.info.slices.find(({ first, count }) => page >= first && page < first + count)!.generation, runs: [{ first: page, count: 1, version: 0 }] });\n          }' }),
+  { ...mutant('broken-prefetch-forgotten', 'pages that were asked for to write, over a lane that broke, are not asked for again', 'native/lane_steps.cc',
+    'owned || (i == 0 && !turn.ahead)', '(owned && false) || (i == 0 && !turn.ahead)'), seed: 9_330_033_301 },
+  { ...mutant('same-without-a-copy', 'a page is installed without bytes although the copy that it was to keep is gone', member,
+    'const gone = segment.content === Content.Same && this.anyGone(segment);', 'const gone = false;'), seed: 9_500_193_201 },
+  { ...mutant('claim-ended-in-between', 'a claim that is made while an answer for several pages is taken ends with that answer', member,
+    'ended.push(page);', 'this.settled(page);'), seed: 8_200_024_301 },
+  { ...mutant('former-home-still-obeyed', 'a recall that had to wait is carried out for a home that has handed over since', member,
+    'if (recall !== null && overtaken) this.answerRecall(', 'if (recall !== null && overtaken && page < 0) this.answerRecall('), seed: 9_500_195_301 },
+  // ---- memory that is short
+  mutant('shed-by-the-new-home', 'a member that becomes the home of a page which it has just sent home gives up the bytes', member,
+    'this.shedding.delete(page);\n      this.returned(page, 1, version);', 'this.returned(page, 1, version);'),
+  mutant('clock-takes-from-the-home', 'pages are given up although this member is their home, or hands them over', regionProtocol,
+    'if (slice.home !== this.network.self && this.home.serviceOf(this.hand) === undefined) {', 'if (slice.count > 0) {'),
+  mutant('given-up-before-the-home-has-it', 'bytes are given up that went home and may not have arrived', directory,
+    'held(word) != kInvalid) || (word & (kBusy | kPendMask | kUnacked |', 'held(word) != kInvalid) || (word & (kBusy | kPendMask |'),
   // ---- homes that move
   mutant('served-before-handed', 'a new home serves before the last one has said that it does not any more', moves,
     'if (message.done) incoming.handedOver = true;', 'if (message.done) incoming.handedOver = true;\n    if (message.done && incoming.service.status === \'receiving\') this.complete(incoming);'),
@@ -81,7 +104,11 @@ export const mutants: readonly Mutant[] = [
   mutant('last-words-dropped', 'what a leaving home has granted does not count when its pages have their next home', placement,
     'return this.former.get(slice.first)?.get(generation) === from;', 'return false;'),
   mutant('rebuild-forgets-copies', 'a rebuilt directory knows one holder of a page only', moves,
-    'known.holders.push(from);', 'void from;'),
+    'known.holders.set(from, version);', 'void from;'),
+  { ...mutant('rebuild-forgets-older-copies', 'a rebuilt directory knows the holders of the newest version only', moves,
+    'known.holders.set(from, version);', 'if (version < known.version) continue;\n          for (const [member, older] of [...known.holders]) if (older < version) known.holders.delete(member);\n          known.holders.set(from, version);'), seed: 50_370_301 },
+  { ...mutant('keeper-poisoned-for-ever', 'a page that a keeper did not have any more is granted in the version that it was asked for', home,
+    'unfetched?.passed === true ? nextVersion(unfetched.newest) : version;', 'version;'), seed: 6_120_234_401 },
   mutant('rebuild-forgets-its-own', 'a new home does not ask itself what it holds', moves,
     'this.note(incoming, this.network.self, records);', 'void records;'),
   mutant('unacknowledged-bytes-survive-a-death', 'bytes that a dead home may have had in a newer version count as the newest', moves,
@@ -90,6 +117,8 @@ export const mutants: readonly Mutant[] = [
     'if (!this.state!.members.some((member) => member.id === from)) return;', ''),
   mutant('questions-asked-twice', 'what a leaving home has done already is asked of the next one, too', questions,
     'if (alive(open.home)) continue;', 'if (alive(open.home) && this.placement.of(open.page).home === open.home) continue;'),
+  { ...mutant('restored-by-whoever', 'a page that was found after its home had died counts as restored by whoever asked for that', questions,
+    'else open.reply(value, error);', "else open.reply(value, error?.code === 'ERR_FAULTLINE_NOT_LOST' ? undefined : error);"), seed: 9_500_982_301 },
   mutant('request-dropped-at-a-join', 'a message from a state that this member has not heard of yet is thrown away', inbox,
     'if (!this.isMember(envelope.from) && this.count >= MOST_EARLY) return false;', 'if (waiting === undefined) return false;'),
   // ---- the membership

@@ -32,7 +32,7 @@ export async function hunt(mutant: Mutant, most: number): Promise<Result> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'faultline-mutant-'));
   try {
     await make(mutant, folder);
-    const result = await run(folder, most);
+    const result = await run(folder, most, mutant.seed);
     // What the product itself breaks with this seed is no finding of the mutant's.
     if (result.invariant !== null && result.invariant !== 'assertion') {
       const control = await run(root, 1, result.seeds);

@@ -9,6 +9,7 @@
       'cflags_cc': ['-std=c++17'],
       'sources': [
         'simulation.cc', '../../../native/addon_pages.cc', '../../../native/directory.cc', '../../../native/region.cc',
+        '../../../native/reclaim.cc',
         '../../../native/lane_steps.cc', '../../../native/member.cc', '../../../native/request_ring.cc', '../../../native/serve.cc',
       ],
     },

@@ -28,7 +28,7 @@ struct Thread {
   Recent recent;
   Streams streams;
   LaneAnswer answer;
-  uint32_t begun = 0;
+  uint64_t begun = 0;
   bool change = false;
   const void* word = nullptr;
 };
@@ -144,7 +144,7 @@ Napi::Value create_region(const Napi::CallbackInfo& info) {
   static uintptr_t address = uintptr_t{1} << 46;
   address += uintptr_t{1} << 32;
   if (arguments.ok && (region == nullptr || !region_map(*region, address, failure))) arguments.fail(failure.code, failure.syscall);
-  return Napi::Number::New(info.Env(), arguments.ok ? region->handle : 0);
+  return Napi::Number::New(info.Env(), arguments.ok ? region->handle.load() : 0);
 }
 
 void release_region(const Napi::CallbackInfo& info) {
@@ -227,6 +227,20 @@ Napi::Value step(const Napi::CallbackInfo& info) {
 }
 
 // ---- lanes ---------------------------------------------------------------------------------------------------------
+
+// (thread, first, end, access): claims what a prefetch of these pages can ask for over one lane. false: nothing.
+Napi::Value ask_ahead(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  uint64_t page = arguments.number(1);
+  const uint64_t end = arguments.number(2);
+  const uint32_t access = arguments.u32(3);
+  if (!arguments.ok) return info.Env().Undefined();
+  thread->turn = Turn{};
+  thread->change = false;
+  thread->word = nullptr;
+  return Napi::Boolean::New(info.Env(), effective_down(*thread->region) == kUp && lane_ask_ahead(*thread->region, page, end, access, thread->turn.lane));
+}
 
 Napi::Value lane_question(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
@@ -389,6 +403,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("onBusy", set_busy);
   set("onShortage", set_shortage);
   set("onWake", set_wake);
+  set("laneAskAhead", ask_ahead);
   set("laneQuestion", lane_question);
   set("laneInstall", install_lane);
   set("laneFinish", finish_lane);
@@ -432,6 +447,9 @@ void lane_put_back(Region&, void*) {}
 
 Guard& guard_mprotect() { return guard(); }
 Guard& guard_unmapped() { return guard(); }
+Guard& guard_userfaultfd() { return guard(); }
+int userfaultfd_watch(uintptr_t, uint64_t, const char*&) { return -1; }
+void fault_install_bus() {}
 int attempt_release(uintptr_t, size_t) { return 0; }
 
 NODE_API_MODULE(simulation, init)
