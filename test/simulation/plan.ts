@@ -56,7 +56,7 @@ export interface Plan {
   weights: Record<Kind, number>;
 }
 
-export const KINDS = ['read', 'write', 'add', 'straddle', 'lock', 'wait', 'prefetch', 'pin', 'discard', 'drop', 'think', 'scan', 'barrier', 'squeeze'] as const;
+export const KINDS = ['read', 'write', 'add', 'straddle', 'lock', 'wait', 'prefetch', 'pin', 'discard', 'drop', 'think', 'scan', 'barrier', 'squeeze', 'bump'] as const;
 export type Kind = (typeof KINDS)[number];
 
 export function drawPlan(choices: Choices): Plan {
@@ -103,7 +103,8 @@ export function drawPlan(choices: Choices): Plan {
   let interleaving = choices.pick([0.2, 0, 0.6]);
   let ringLatency = choices.pick([15, 5, 15, 200]);
   let locality = choices.pick([0, 0, 0.7]);
-  const focus = choices.chance(0.5) ? choices.pick(['homes move', 'writers go', 'homes move', 'slow changes'] as const) : null;
+  let lanes = choices.chance(0.75);
+  const focus = choices.chance(0.5) ? choices.pick(['homes move', 'writers go', 'homes move', 'slow changes', 'late answers', 'migrations'] as const) : null;
   if (focus !== null) {
     if (focus !== 'homes move' || choices.chance(0.5)) pages.length = Math.min(pages.length, 2);
     operations = choices.between(8, 20);
@@ -151,6 +152,26 @@ export function drawPlan(choices: Choices): Plan {
     slowness = choices.pick([20, 100, 1_000, 10_000]);
     if (choices.chance(0.4)) leaves = choices.between(1, 2);
     else if (choices.chance(0.5)) die('data', 8, 'from', true, 2 * latency);
+  } else if (focus === 'late answers') {
+    // A question that was asked at a home and at the next one. The first answer ends the claim; before the other one comes,
+    // the page is written by way of a lane, sent home because memory is short, and wanted again.
+    members = choices.between(3, 4);
+    leaves = choices.between(1, 2);
+    lanes = true;
+    latency = choices.pick([20, 5, 100]);
+    operations = choices.between(12, 30);
+    weights.drop = choices.between(2, 6);
+    weights.bump = choices.between(0, 4);
+    for (let count = choices.between(1, 3); count > 0; count--) {
+      triggers.push({ type: choices.pick(['request', 'handed', 'data'] as const), nth: 1 + choices.skewed(20), end: choices.pick(['to', 'from'] as const), action: 'stall', arrived: choices.chance(0.7), delay: choices.skewed(2 * latency) });
+    }
+  } else if (focus === 'migrations') {
+    // One after the other reads the page, and then writes it; now and then somebody only reads.
+    weights.bump = choices.between(6, 12);
+    weights.read = choices.between(0, 2);
+    weights.write = choices.between(0, 1);
+    members = choices.between(2, 4);
+    threads = 1;
   }
   // Barriers need all parties until their end.
   if (triggers.length + leaves + kills + pauses + breaks + partitions + stalls > 0) weights.barrier = 0;
@@ -162,7 +183,7 @@ export function drawPlan(choices: Choices): Plan {
     joins: sometimes(0.25, 2),
     serverGone: choices.chance(0.02),
     mappingFailures: choices.chance(0.15) ? 0.1 : 0,
-    lanes: choices.chance(0.75),
+    lanes,
     laneBreaks: choices.chance(0.3) ? 0.05 : 0,
   };
 }

@@ -191,6 +191,12 @@ export class Thread {
         for (let times = choices.between(1, 3); times > 0; times--) if ((yield* this.touch([{ page, access: WRITE }])) === 'ended') return 'ended';
         return 'done';
       }
+      case 'bump': {
+        const result = yield* this.touch([{ page, access: READ }]);
+        if (result !== 'done') return result;
+        yield 'next';
+        return yield* this.touch([{ page, access: WRITE }]);
+      }
       case 'straddle': {
         const other = choices.pick(plan.pages);
         return yield* this.touch(other === page ? [{ page, access: WRITE }] : [{ page, access: choices.chance(0.5) ? WRITE : READ }, { page: other, access: choices.chance(0.5) ? WRITE : READ }]);
