@@ -48,7 +48,8 @@ async function runSection(run: Run, settings: Settings, name: string, placement:
 
 /** @throws GuardUnavailableError */
 function guardHere(): string {
-  return chooseGuard(checkJoin(undefined).settings.guard) === GuardKind.Userfaultfd ? 'userfaultfd' : 'mprotect';
+  const { settings } = checkJoin(undefined);
+  return chooseGuard({ ...settings, systemCalls: false }) === GuardKind.Userfaultfd ? 'userfaultfd' : 'mprotect';
 }
 
 /** @returns the exit code */

@@ -29,6 +29,8 @@ export interface CoordinatorSettings {
   lane: 'auto' | 'off';
   /** What stops accesses to pages that are not here; 'auto': what works best here. */
   guard: 'mprotect' | 'userfaultfd' | 'auto';
+  /** The kernel's accesses, in system calls, are served, too. */
+  systemCalls: boolean;
   /** bytes; null: none */ memoryLimit: number | null;
   /** ms: how long joining may take. */
   joinTimeout: number;

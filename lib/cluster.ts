@@ -116,7 +116,7 @@ let warned = false;
  */
 export async function join(options?: JoinOptions): Promise<Cluster> {
   const checked = checkJoin(options);
-  chooseGuard(checked.settings.guard);
+  chooseGuard(checked.settings);
   checked.signal?.throwIfAborted();
   if (!checked.loopback && !warned) {
     warned = true;

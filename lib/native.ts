@@ -17,7 +17,7 @@ export const Access = { Read: 1, Write: 2 } as const;
 export const DirState = { Idle: 0, Exclusive: 1, Lost: 2, Away: 3 } as const;
 
 /** What stops an access to a page that is not here. */
-export const GuardKind = { Mprotect: 0, Userfaultfd: 1 } as const;
+export const GuardKind = { Mprotect: 0, Userfaultfd: 1, /** and the kernel's own accesses, in system calls, are served */ WithSystemCalls: 2 } as const;
 export type GuardKind = (typeof GuardKind)[keyof typeof GuardKind];
 
 /** Results of {@link Native.claim}. */
@@ -259,8 +259,8 @@ export interface Native {
   regionCreate(member: number, spec: RegionSpec): number;
   /** Maps the guarded app view at exactly `address`. ERR_ADDRESS_TAKEN if something is there. Idempotent. If an old closed reservation of the same size lies there (buffers of an earlier member that still live), it is taken over. */
   regionMap(region: number, address: bigint, guard: number): void;
-  /** What this kernel and this user lack for GuardKind.Userfaultfd: the system call and its error; null: nothing. */
-  userfaultfdLacks(): { syscall: string; errno: number; message: string } | null;
+  /** What this kernel and this user lack for GuardKind.Userfaultfd, or WithSystemCalls: the system call and its error; null: nothing. */
+  userfaultfdLacks(systemCalls?: boolean): { syscall: string; errno: number; message: string } | null;
   /** A SharedArrayBuffer over [offset, offset+length) of the app view; any thread. Holds a reference on the mapping until collected. */
   regionBuffer(region: number, offset: number, length: number): SharedArrayBuffer;
   /** This region goes down here with the code; views are closed, waits end. */

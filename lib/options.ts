@@ -70,6 +70,13 @@ export interface JoinOptions {
    */
   guard?: 'mprotect' | 'userfaultfd' | 'auto';
   /**
+   * A page that is not here is also fetched when the kernel touches it, in a system call such as `fs.readSync(fd, view)`;
+   * without this, such a call fails with EFAULT unless the page is pinned. Needs the userfaultfd guard, Linux 6.6, and a
+   * privilege: CAP_SYS_PTRACE, access to /dev/userfaultfd, or vm.unprivileged_userfaultfd = 1. Every fault costs two changes
+   * of threads more. Default: whether the environment variable FAULTLINE_SYSTEM_CALLS is 1, else false.
+   */
+  systemCalls?: boolean;
+  /**
    * Bytes of memory, 1 MiB or more, that this member's regions may take all together; so a region may be larger than the
    * machine's memory. When it is reached, pages that have not been used for a while are given up: copies are dropped, and
    * owned pages go to their homes. Pages that this member is the home of, and pinned ones, count and stay. The limit is
@@ -102,7 +109,7 @@ const LANES = ['auto', 'off'] as const;
 const GUARDS = ['mprotect', 'userfaultfd', 'auto'] as const;
 
 /** Options that a second join() of one process must agree about, if it gives them. */
-export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure' | 'lane' | 'guard' | 'memoryLimit'>>;
+export type Given = Partial<Pick<CoordinatorSettings, 'name' | 'faultTimeout' | 'insecure' | 'lane' | 'guard' | 'systemCalls' | 'memoryLimit'>>;
 
 export interface CheckedJoin {
   settings: CoordinatorSettings;
@@ -243,7 +250,7 @@ function wildcard(text: string, source: string): Error {
  * @throws InvalidArgumentError, KeysNeededError
  */
 export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = process.env): CheckedJoin {
-  const { cluster, name, faultTimeout, insecure, lane, guard, memoryLimit, signal } = checkObject('options', options);
+  const { cluster, name, faultTimeout, insecure, lane, guard, systemCalls, memoryLimit, signal } = checkObject('options', options);
   const fromEnvironment = environment.FAULTLINE_CLUSTER;
   const { key, loopback } =
     cluster !== undefined ? parseCluster(cluster)
@@ -255,13 +262,18 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
   if (insecure !== undefined) given.insecure = checkBoolean('insecure', insecure);
   if (lane !== undefined) given.lane = checkChoice('lane', lane, LANES);
   if (guard !== undefined) given.guard = checkChoice('guard', guard, GUARDS);
+  if (systemCalls !== undefined) given.systemCalls = checkBoolean('systemCalls', systemCalls);
   if (memoryLimit !== undefined) given.memoryLimit = checkInteger('memoryLimit', memoryLimit, MIN_MEMORY_LIMIT, Number.MAX_SAFE_INTEGER, ' bytes');
   const laneHere = environment.FAULTLINE_LANE;
   const guardHere = environment.FAULTLINE_GUARD;
+  const systemCallsHere = environment.FAULTLINE_SYSTEM_CALLS;
   const limitHere = environment.FAULTLINE_MEMORY_LIMIT;
   if (!loopback && !given.insecure) {
     throw makeError('ERR_FAULTLINE_KEYS_NEEDED', `${key} is not a loopback address: members would have to prove who they are, and this version has no keys yet. On an isolated network, insecure: true allows it without`, { cluster: key });
   }
+  const guardChosen = given.guard ?? (guardHere ? checkChoice('FAULTLINE_GUARD', guardHere, GUARDS) : 'auto');
+  const served = given.systemCalls ?? (systemCallsHere ? checkChoice('FAULTLINE_SYSTEM_CALLS', systemCallsHere, ['0', '1']) === '1' : false);
+  if (served && guardChosen === 'mprotect') throw invalid('systemCalls', "systemCalls needs the guard 'userfaultfd' or 'auto', not 'mprotect'");
   return {
     settings: {
       key,
@@ -270,7 +282,8 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
       faultTimeout: given.faultTimeout ?? DEFAULT_FAULT_TIMEOUT_MS,
       joinTimeout: JOIN_TIMEOUT_MS,
       lane: given.lane ?? (laneHere ? checkChoice('FAULTLINE_LANE', laneHere, LANES) : 'auto'),
-      guard: given.guard ?? (guardHere ? checkChoice('FAULTLINE_GUARD', guardHere, GUARDS) : 'auto'),
+      guard: guardChosen,
+      systemCalls: served,
       memoryLimit: given.memoryLimit ?? (limitHere ? checkInteger('FAULTLINE_MEMORY_LIMIT', wholeNumber(limitHere), MIN_MEMORY_LIMIT, Number.MAX_SAFE_INTEGER, ' bytes') : null),
     },
     given,

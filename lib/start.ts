@@ -201,7 +201,7 @@ export async function memberEnded(handle: number): Promise<void> {
 }
 
 function checkSame(existing: CoordinatorSettings, given: Given): void {
-  for (const option of ['name', 'faultTimeout', 'insecure', 'lane', 'guard', 'memoryLimit'] as const) {
+  for (const option of ['name', 'faultTimeout', 'insecure', 'lane', 'guard', 'systemCalls', 'memoryLimit'] as const) {
     const wanted = given[option];
     if (wanted === undefined || wanted === existing[option]) continue;
     throw makeError('ERR_FAULTLINE_JOIN_REFUSED',

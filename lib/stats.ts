@@ -42,7 +42,7 @@ export interface RegionStats {
    * What stops accesses here; changes of what pages allow; how often the kernel's limit on mappings was met, and pages that
    * were closed because of it (mprotect only); new pages that got memory when they were touched (userfaultfd only).
    */
-  readonly protection: { readonly guard: 'mprotect' | 'userfaultfd'; readonly changes: number; readonly limitHits: number; readonly coalesced: number; readonly filled: number };
+  readonly protection: { readonly guard: 'mprotect' | 'userfaultfd'; /** served when the kernel touches a page, too */ readonly systemCalls: boolean; readonly changes: number; readonly limitHits: number; readonly coalesced: number; readonly filled: number };
   /**
    * Bytes of memory (or swap) that the region takes in this process now. Pages that were given up to keep to `memoryLimit`:
    * clean copies dropped, and owned pages sent to their homes.
@@ -96,7 +96,7 @@ export function regionStats(local: NativeRegionStats, bounds: readonly number[],
     requestsServed: traffic.requestsServed + local.laneServed,
     lanes: { faults: local.laneFaults, referred: local.laneReferred, broken: local.laneBroken, ahead: local.lanePagesAhead, messages: local.laneMessages },
     memory: { bytes: local.memory, dropped: local.droppedPages, sentHome: traffic.sentHome },
-    protection: { guard: local.guard === GuardKind.Userfaultfd ? 'userfaultfd' : 'mprotect', changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced, filled: local.filledPages },
+    protection: { guard: local.guard === GuardKind.Mprotect ? 'mprotect' : 'userfaultfd', systemCalls: local.guard === GuardKind.WithSystemCalls, changes: local.protectionChanges, limitHits: local.mappingLimitHits, coalesced: local.coalesced, filled: local.filledPages },
   };
 }
 

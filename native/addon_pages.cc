@@ -237,6 +237,7 @@ void find_run(const Napi::CallbackInfo& info) {
     if (region.touched[region.extent_of(call.first + i)].load() & kPagesTouched) afters[i] = find(region.pages[call.first + i]);
   }
   if (region.app.load() != 0) attempt_release(region.app.load() + call.first * region.page_size, call.count * region.page_size);
+  unpoison(region, call.first, call.count);
   for (uint64_t i = 0; i < call.count; i++) settle(region, call.first + i, afters[i]);
 }
 

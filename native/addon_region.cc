@@ -58,7 +58,7 @@ void map(const Napi::CallbackInfo& info) {
   SystemFailure failure;
   const uint64_t guard = arguments.number(2);
   if (!arguments.ok) return;
-  if (guard > static_cast<uint64_t>(GuardKind::kUserfaultfd)) return arguments.fail("ERR_NATIVE_ARGUMENT", "argument 2 must be a guard");
+  if (guard > static_cast<uint64_t>(GuardKind::kWithSystemCalls)) return arguments.fail("ERR_NATIVE_ARGUMENT", "argument 2 must be a guard");
   if (!region_map(*region, address, failure, static_cast<GuardKind>(guard))) throw_system(arguments.env, failure);
 }
 
@@ -124,7 +124,7 @@ Napi::Value stats(const Napi::CallbackInfo& info) {
   set("protectionChanges", from.protection_changes);
   set("mappingLimitHits", from.mapping_limit_hits);
   set("coalesced", from.coalesced);
-  result.Set("guard", static_cast<double>(region->uffd >= 0 ? GuardKind::kUserfaultfd : GuardKind::kMprotect));
+  result.Set("guard", static_cast<double>(region->proxies != nullptr ? GuardKind::kWithSystemCalls : region->uffd >= 0 ? GuardKind::kUserfaultfd : GuardKind::kMprotect));
   set("filledPages", from.filled_pages);
   set("installedPages", from.installed_pages);
   set("discardedPages", from.discarded_pages);
@@ -166,7 +166,7 @@ Napi::Value bounds(const Napi::CallbackInfo& info) {
 
 Napi::Value lacks(const Napi::CallbackInfo& info) {
   int error = 0;
-  const char* call = userfaultfd_lacks(error);
+  const char* call = userfaultfd_lacks(error, info[0].IsBoolean() && info[0].As<Napi::Boolean>());
   if (call == nullptr) return info.Env().Null();
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("syscall", call);

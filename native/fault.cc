@@ -142,10 +142,12 @@ class Line {
   size_t length_ = 0;
 };
 
-bool parks() {
+bool parks(long tid) {
   const int who = parking.load();
-  return who == kEverybodyParks || (who == kOthersPark && syscall(SYS_gettid) != getpid());
+  return who == kEverybodyParks || (who == kOthersPark && tid != getpid());
 }
+
+bool parks() { return parks(syscall(SYS_gettid)); }
 
 [[noreturn]] void park() {
   // The process is on its way out; the watchdog or the kernel ends this thread.
@@ -234,72 +236,15 @@ void learn_wait(uint64_t us) {
 // ---- one fault -----------------------------------------------------------------------------------------------------
 
 void serve(const Fault& fault) {
-  Region& region = fault.region;
-  const uint64_t start = now_us();
-  stamp(region.id, fault.page, Stage::kTrapped);
   // A region that is down may have no tables any more. (Where a thread's own storage is tells it from the others of its
   // process; asking the kernel for its number costs a system call.)
   const auto own = process_salt ^ static_cast<uint32_t>(reinterpret_cast<uintptr_t>(&recent) >> 6);
-  if (effective_down(region) == kUp) hold_recent(recent, region, fault.page, has_run_since(fault.context), own, static_cast<uint32_t>(start));
-  (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
-  bool changed = false;
-  Turn turn;
-  turn.page = fault.page;
-  turn.access = fault.access;
-  turn.streams = &streams;
-  bool slept = false;
-  for (;;) {
-    Next next = serve_look(region, turn);
-    if (next == Next::kChange) {
-      changed = true;
-      next = serve_change(region, turn);
-    }
-    switch (next) {
-      case Next::kRun:
-        // A hole that gets memory: with mprotect the kernel does that by itself. Counted apart.
-        if (!turn.waited && !changed && region.guard->leaves_holes() && serve_fill(region, turn)) {
-          (fault.access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_sub(1, std::memory_order_relaxed);
-        }
-        if (turn.waited) {
-          const uint64_t wait = now_us() - start;
-          if (slept) learn_wait(wait);
-          region.stats.waits[histogram_bucket(wait)].fetch_add(1, std::memory_order_relaxed);
-        }
-        stamp(region.id, fault.page, Stage::kResumed);
-        return;
-      case Next::kLane:
-        turn.waited = true;
-        lane_exchange(region, turn.lane);
-        break;
-      case Next::kWait: {
-        slept = true;
-        const PageEntry& entry = region.pages[fault.page];
-        if (threads_waiting.fetch_add(1) == 0) spin(entry, turn.futex);
-        futex_wait(&entry.word, turn.futex, kLookAgain);
-        threads_waiting.fetch_sub(1);
-        break;
-      }
-      case Next::kMappings:
-        futex_wait(&region.coalesce_turn, turn.futex, kCoalesceWait);
-        break;
-      case Next::kMemory:
-        turn.waited = true;
-        futex_wait(&region.member->memory.turn, turn.futex, kMemoryWait);
-        break;
-      case Next::kFrozen:
-        threads_waiting.fetch_add(1);
-        futex_wait(&region.member->down, kFrozen, kLookAgain);
-        threads_waiting.fetch_sub(1);
-        break;
-      case Next::kRefused:
-        if (parks()) park();
-        return refuse(fault, turn.down);
-      case Next::kLost:
-        return refuse(fault, 0);
-      default:
-        break;
-    }
-  }
+  if (effective_down(fault.region) == kUp) hold_recent(recent, fault.region, fault.page, has_run_since(fault.context), own, static_cast<uint32_t>(now_us()));
+  uint32_t down = kUp;
+  const Served served = fault_serve(fault.region, fault.page, fault.access, streams, down);
+  if (served == Served::kYes) return;
+  if (served == Served::kDown && parks()) park();
+  refuse(fault, down);
 }
 
 void chain(int signal, siginfo_t* info, void* context) {
@@ -351,6 +296,76 @@ void install(int signal, struct sigaction& previous) {
 }
 
 }  // namespace
+
+Served fault_serve(Region& region, uint64_t page, uint32_t access, Streams& streams, uint32_t& down) {
+  const uint64_t start = now_us();
+  stamp(region.id, page, Stage::kTrapped);
+  (access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_add(1, std::memory_order_relaxed);
+  bool changed = false;
+  Turn turn;
+  turn.page = page;
+  turn.access = access;
+  turn.streams = &streams;
+  bool slept = false;
+  for (;;) {
+    Next next = serve_look(region, turn);
+    if (next == Next::kChange) {
+      changed = true;
+      next = serve_change(region, turn);
+    }
+    switch (next) {
+      case Next::kRun:
+        // A hole that gets memory: with mprotect the kernel does that by itself. Counted apart.
+        if (!turn.waited && !changed && region.guard->leaves_holes() && serve_fill(region, turn)) {
+          (access == kWrite ? region.stats.write_faults : region.stats.read_faults).fetch_sub(1, std::memory_order_relaxed);
+        }
+        if (turn.waited) {
+          const uint64_t wait = now_us() - start;
+          if (slept) learn_wait(wait);
+          region.stats.waits[histogram_bucket(wait)].fetch_add(1, std::memory_order_relaxed);
+        }
+        stamp(region.id, page, Stage::kResumed);
+        return Served::kYes;
+      case Next::kLane:
+        turn.waited = true;
+        lane_exchange(region, turn.lane);
+        break;
+      case Next::kWait: {
+        slept = true;
+        const PageEntry& entry = region.pages[page];
+        if (threads_waiting.fetch_add(1) == 0) spin(entry, turn.futex);
+        futex_wait(&entry.word, turn.futex, kLookAgain);
+        threads_waiting.fetch_sub(1);
+        break;
+      }
+      case Next::kMappings:
+        futex_wait(&region.coalesce_turn, turn.futex, kCoalesceWait);
+        break;
+      case Next::kMemory:
+        turn.waited = true;
+        futex_wait(&region.member->memory.turn, turn.futex, kMemoryWait);
+        break;
+      case Next::kFrozen:
+        threads_waiting.fetch_add(1);
+        futex_wait(&region.member->down, kFrozen, kLookAgain);
+        threads_waiting.fetch_sub(1);
+        break;
+      case Next::kRefused:
+        down = turn.down;
+        return Served::kDown;
+      case Next::kLost:
+        return Served::kLost;
+      default:
+        break;
+    }
+  }
+}
+
+bool fault_waits_for_the_end(uint32_t tid) {
+  if (!parks(tid)) return false;
+  threads_waiting.fetch_add(1);
+  return true;
+}
 
 void fault_install() {
   static std::once_flag once;

@@ -16,6 +16,14 @@ void fault_install_bus();
 // Marks the calling thread as a coordinator: a fault of its own on an app view could never be served.
 void fault_this_is_coordinator(bool is);
 
+struct Streams;
+enum class Served : uint8_t { kYes, kLost, kDown };
+// One fault, until the page allows the access or never will; `down` says why the region can't serve it any more. streams: of
+// the thread that faulted. Async-signal-safe.
+Served fault_serve(Region& region, uint64_t page, uint32_t access, Streams& streams, uint32_t& down);
+// The process is about to end, and this thread, whose access can't be served any more, is to wait for that; counted below.
+bool fault_waits_for_the_end(uint32_t tid);
+
 // Threads that wait in the handler now, over all regions.
 uint32_t fault_threads();
 

@@ -33,8 +33,9 @@ Guard& guard_userfaultfd();
 Guard& guard_unmapped();
 
 // What this kernel and this user lack for guard_userfaultfd(): the call that failed, and its error; nullptr: nothing.
-const char* userfaultfd_lacks(int& error);
-// A descriptor that watches this view, or -1 and errno; `call` failed.
-int userfaultfd_watch(uintptr_t address, uint64_t size, const char*& call);
+// system_calls: what proxies.h needs.
+const char* userfaultfd_lacks(int& error, bool system_calls = false);
+// A descriptor that watches this view, or -1 and errno; `call` failed. system_calls: accesses are reported to it, not by signal.
+int userfaultfd_watch(uintptr_t address, uint64_t size, const char*& call, bool system_calls = false);
 
 }  // namespace faultline

@@ -40,11 +40,22 @@ struct uffdio_continue {
 #ifndef UFFDIO_CONTINUE_MODE_WP
 #define UFFDIO_CONTINUE_MODE_WP (static_cast<__u64>(1) << 1)
 #endif
+#ifndef UFFD_FEATURE_POISON
+#define UFFD_FEATURE_POISON (1 << 14)
+#endif
+#ifndef UFFD_FEATURE_EXACT_ADDRESS
+#define UFFD_FEATURE_EXACT_ADDRESS (1 << 11)
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
 
 namespace faultline {
 namespace {
 
-constexpr uint64_t kFeatures = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+constexpr uint64_t kFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
+constexpr uint64_t kBySignal = UFFD_FEATURE_SIGBUS;
+constexpr uint64_t kToProxies = UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_POISON;
 
 [[noreturn]] void broken(const char* message, size_t length) {
   ssize_t written = write(STDERR_FILENO, message, length);
@@ -114,6 +125,23 @@ bool map(const Region& region, uint64_t first, uint64_t count, bool read_only, b
   return true;
 }
 
+// One that faults of system calls can be watched with: a privilege (CAP_SYS_PTRACE, or what /proc/sys/vm/unprivileged_userfaultfd
+// and the permissions of /dev/userfaultfd say).
+int open_privileged() {
+  const int uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  if (uffd >= 0 || errno != EPERM) return uffd;
+  const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+  if (device < 0) {
+    errno = EPERM;
+    return -1;
+  }
+  const int made = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+  const int error = errno;
+  close(device);
+  errno = error;
+  return made;
+}
+
 class UserfaultfdGuard final : public Guard {
  public:
   bool splits() const override { return false; }
@@ -162,14 +190,13 @@ Guard& guard_userfaultfd() {
   return guard;
 }
 
-int userfaultfd_watch(uintptr_t address, uint64_t size, const char*& call) {
+int userfaultfd_watch(uintptr_t address, uint64_t size, const char*& call, bool system_calls) {
   call = "userfaultfd";
-  // Without privilege only faults of user code can be watched; those of system calls are EFAULT with either guard.
-  const int uffd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
+  const int uffd = system_calls ? open_privileged() : static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY));
   if (uffd < 0) return -1;
   uffdio_api api{};
   api.api = UFFD_API;
-  api.features = kFeatures;
+  api.features = kFeatures | (system_calls ? kToProxies : kBySignal);
   call = "UFFDIO_API";
   bool good = ioctl(uffd, UFFDIO_API, &api) == 0;
   if (good) {
@@ -187,7 +214,7 @@ int userfaultfd_watch(uintptr_t address, uint64_t size, const char*& call) {
   return -1;
 }
 
-const char* userfaultfd_lacks(int& error) {
+const char* userfaultfd_lacks(int& error, bool system_calls) {
   // Tried, not guessed from a version: a kernel may have parts of it.
   constexpr uint64_t kSize = 1 << 16;
   const char* call = "memfd_create";
@@ -209,7 +236,7 @@ const char* userfaultfd_lacks(int& error) {
     good = write(memfd, "", 1) == 1;
   }
   if (good) {
-    uffd = userfaultfd_watch(reinterpret_cast<uintptr_t>(view), kSize, call);
+    uffd = userfaultfd_watch(reinterpret_cast<uintptr_t>(view), kSize, call, system_calls);
     good = uffd >= 0;
   }
   if (good) {

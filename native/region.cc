@@ -16,6 +16,7 @@
 #include "attempt.h"
 #include "fault.h"
 #include "futex.h"
+#include "proxies.h"
 
 // Older headers do not have it; make_memory() says if the kernel does not know it.
 #ifndef MADV_POPULATE_WRITE
@@ -190,6 +191,7 @@ void Region::renew() {
   name[0] = 0;
   memfd = -1;
   uffd = -1;
+  proxies = nullptr;
   service = nullptr;
   guard = nullptr;
   coalesce_hand = 0;
@@ -348,7 +350,7 @@ bool region_map(Region& region, uintptr_t address, SystemFailure& failure, Guard
     flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
     break;
   }
-  const bool watched = kind == GuardKind::kUserfaultfd;
+  const bool watched = kind != GuardKind::kMprotect;
   void* view = map_view(address, region.size, flags, region.memfd, watched ? PROT_READ | PROT_WRITE : PROT_NONE);
   if (view == MAP_FAILED || view != reinterpret_cast<void*>(address)) {
     if (view != MAP_FAILED) unmap_view(reinterpret_cast<uintptr_t>(view), region.size);
@@ -358,9 +360,13 @@ bool region_map(Region& region, uintptr_t address, SystemFailure& failure, Guard
   }
   if (watched) {
     const char* call = nullptr;
-    region.uffd = userfaultfd_watch(address, region.size, call);
-    if (region.uffd < 0) {
-      failure = {"ERR_SYSTEM", call, errno};
+    const bool system_calls = kind == GuardKind::kWithSystemCalls;
+    region.uffd = userfaultfd_watch(address, region.size, call, system_calls);
+    if (region.uffd < 0) failure = {"ERR_SYSTEM", call, errno};
+    else if (system_calls) region.proxies = proxies_start(region, failure);
+    if (region.uffd < 0 || (system_calls && region.proxies == nullptr)) {
+      if (region.uffd >= 0) close(region.uffd);
+      region.uffd = -1;
       // Buffers of an earlier member may still point here.
       if (reservation != nullptr) map_view(address, region.size, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1);
       else unmap_view(address, region.size);
@@ -386,7 +392,7 @@ void region_down(Region& region, uint32_t down, const std::string& detail) {
   if (is_final(before) && before != kClosed) return;
   if (down != kUp) std::strncpy(region.detail, detail.c_str(), sizeof region.detail - 1);
   region.down.store(down);
-  if (down == kUp) return;
+  if (down == kUp) return unpoison(region, 0, region.page_count);
   std::vector<uint64_t> taken;
   take_all(region, 0, region.page_count, true, true, taken);
   if (!taken.empty() && region.app.load() != 0) {
@@ -450,7 +456,8 @@ void region_release(Region& region) {
   // Threads in the handler see the region down and leave; one that is parked because the process exits stays, and
   // with it the tables.
   for (int tries = 0; region.active.load() != 0 && tries < 10000; tries++) sched_yield();
-  if (region.active.load() == 0) {
+  if (region.active.load() == 0 && (region.proxies == nullptr || proxies_stop(region.proxies))) {
+    region.proxies = nullptr;
     if (region.uffd >= 0) close(region.uffd);
     region.uffd = -1;
     free_tables(region);
@@ -595,6 +602,12 @@ uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t want
     }
     wait_for_busy();
   }
+}
+
+void unpoison(Region& region, uint64_t first, uint64_t count) {
+  if (region.proxies == nullptr || region.released) return;
+  // Whatever is open already is filled again when it is used.
+  madvise(reinterpret_cast<void*>(region.app.load() + first * region.page_size), count * region.page_size, MADV_DONTNEED);
 }
 
 void coalesce(Region& region, uint64_t page) {

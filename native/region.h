@@ -13,6 +13,8 @@
 
 namespace faultline {
 
+struct Proxies;
+
 struct RegionStats {
   std::atomic<uint64_t> read_faults, write_faults, local_faults, joined_faults, upgrade_faults, lost_faults;
   std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced, filled_pages;
@@ -79,6 +81,7 @@ struct Region {
   Reservation* reservation = nullptr;
   Guard* guard = nullptr;
   int uffd = -1;  // watches the app view, if the guard is userfaultfd
+  Proxies* proxies = nullptr;  // serve what it reports, if system calls are served
 
   PageEntry* pages = nullptr;
   DirectoryEntry* directory = nullptr;
@@ -137,7 +140,8 @@ Region* region_enter_id(const Member& member, uint32_t id);
 // Takes the table over; slices are sorted.
 void region_set_slices(Region& region, Slices* slices);
 Slices* slices_make(uint32_t count);
-enum class GuardKind : uint8_t { kMprotect = 0, kUserfaultfd = 1 };
+// kWithSystemCalls: userfaultfd, and the kernel's own accesses are served, too (proxies.h).
+enum class GuardKind : uint8_t { kMprotect = 0, kUserfaultfd = 1, kWithSystemCalls = 2 };
 bool region_map(Region& region, uintptr_t address, SystemFailure& failure, GuardKind kind = GuardKind::kMprotect);
 void region_down(Region& region, uint32_t down, const std::string& detail);
 void region_release(Region& region);
@@ -194,6 +198,8 @@ struct BusyPages {
 // Closes a run of BUSY pages to `wanted` (none or read) whatever it takes; returns what is open now. If it takes more, that
 // may close others that the caller has BUSY (their OPEN says so then). Not in the handler.
 uint32_t close_run(Region& region, uint64_t first, uint64_t count, uint32_t wanted, const BusyPages* others = nullptr);
+// Pages that were lost, or in a region that was down, are found: the next access to one is served again, not refused.
+void unpoison(Region& region, uint64_t first, uint64_t count);
 // M14. Gives mappings back around a page, then wakes who waits for them.
 void coalesce(Region& region, uint64_t page);
 

@@ -61,7 +61,7 @@ export const section: Section = {
   only: 'free',
   async run(bench) {
     await alternate(bench, 'mprotect');
-    if (chooseGuard('auto') === GuardKind.Userfaultfd) await alternate(bench, 'userfaultfd');
+    if (chooseGuard({ guard: 'auto', systemCalls: false }) === GuardKind.Userfaultfd) await alternate(bench, 'userfaultfd');
     else bench.leaveOut('alternating page states with userfaultfd', 'it does not work here');
   },
 };

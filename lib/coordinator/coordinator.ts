@@ -114,7 +114,7 @@ export class Coordinator {
       { faultTimeout: settings.faultTimeout * 1000 },
     );
     if (settings.lane === 'auto') this.lanes = Lanes.open(this.member, session);
-    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), laneTraffic: () => native.laneTraffic(this.member), guard: chooseGuard(settings.guard), leave: () => this.lastHandleClosed() });
+    this.service = new Service({ session, engine: this.engine, handleOf: (region) => this.handleOf(region), laneTraffic: () => native.laneTraffic(this.member), guard: chooseGuard(settings), leave: () => this.lastHandleClosed() });
     if (settings.memoryLimit !== null) this.budget = new Budget(this.member, settings.memoryLimit, () => this.parts(), () => this.engine?.flush());
     this.engine.apply(session.state);
     this.lanes?.apply(session.state);

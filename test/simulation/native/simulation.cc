@@ -448,7 +448,9 @@ void lane_put_back(Region&, void*) {}
 Guard& guard_mprotect() { return guard(); }
 Guard& guard_unmapped() { return guard(); }
 Guard& guard_userfaultfd() { return guard(); }
-int userfaultfd_watch(uintptr_t, uint64_t, const char*&) { return -1; }
+int userfaultfd_watch(uintptr_t, uint64_t, const char*&, bool) { return -1; }
+Proxies* proxies_start(Region&, SystemFailure&) { return nullptr; }
+bool proxies_stop(Proxies*) { return true; }
 void fault_install_bus() {}
 int attempt_release(uintptr_t, size_t) { return 0; }
 
