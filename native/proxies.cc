@@ -118,19 +118,22 @@ void serve(Proxies& proxies, const uffd_msg& message) {
   if (effective_down(*region) == kUp) hold_recent(thread->recent, *region, page, now - thread->woken > kSameInstruction, tid, now);
   uint32_t down = kUp;
   const Served served = fault_serve(*region, page, writes ? kWrite : kRead, thread->streams, down);
-  if (served != Served::kYes) {
-    // The handler counts it, if it was user code.
-    (writes ? region->stats.write_faults : region->stats.read_faults).fetch_sub(1, std::memory_order_relaxed);
-    if (served == Served::kLost || !fault_waits_for_the_end(tid)) poison(proxies.uffd, *region, page, address);
-  } else {
+  if (served == Served::kYes) {
     thread->woken = clock32();
     const uint32_t stay = thread->recent.hold > kStay ? thread->recent.hold : kStay;
     region->pages[page].resident_until.store(thread->woken + stay);
-    wake(proxies.uffd, address);
   }
+  // Before the thread runs: another proxy may have its next fault at once.
   if (thread != &passing) {
     std::lock_guard<std::mutex> lock(proxies.mutex);
     thread->busy = false;
+  }
+  if (served == Served::kYes) {
+    wake(proxies.uffd, address);
+  } else {
+    // The handler counts it, if it was user code.
+    (writes ? region->stats.write_faults : region->stats.read_faults).fetch_sub(1, std::memory_order_relaxed);
+    if (served == Served::kLost || !fault_waits_for_the_end(tid)) poison(proxies.uffd, *region, page, address);
   }
   region_leave(*region);
 }
