@@ -41,7 +41,7 @@ function timeWrites(view: Int32Array, pages: Uint32Array, from: number, tag: num
 }
 
 export const actions = {
-  async start(state: State, { index, cluster, ...options }: { index: number; cluster?: string } & Pick<JoinOptions, 'lane' | 'guard' | 'memoryLimit'>): Promise<void> {
+  async start(state: State, { index, cluster, ...options }: { index: number; cluster?: string } & Pick<JoinOptions, 'lane' | 'guard' | 'systemCalls' | 'memoryLimit'>): Promise<void> {
     state.index = index;
     if (cluster !== undefined) state.cluster = await join({ cluster, ...options });
   },

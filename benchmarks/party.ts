@@ -16,6 +16,7 @@ export interface PartyOptions {
   cluster?: string;
   lane?: 'auto' | 'off';
   guard?: 'mprotect' | 'userfaultfd' | 'auto';
+  systemCalls?: boolean;
   /** memoryLimit of each. */
   memoryLimits?: (number | undefined)[];
   /** None of the kernel's large pages. */
@@ -90,7 +91,7 @@ export class Party {
         });
         party.processes.push(new Process(child, `process ${index}`));
         // One after the other: the first serves the membership.
-        await party.processes[index].call('actions#start', { index, cluster: options.cluster, lane: options.lane, guard: options.guard, memoryLimit: options.memoryLimits?.[index] }, START_MS);
+        await party.processes[index].call('actions#start', { index, cluster: options.cluster, lane: options.lane, guard: options.guard, systemCalls: options.systemCalls, memoryLimit: options.memoryLimits?.[index] }, START_MS);
       }
     } catch (error) {
       await party.close();

@@ -8,6 +8,11 @@ const PAGES = 1024;
 const FAULTS = 512;
 /** A scan is asked to need so few messages for so many pages. */
 const SCANNED = 32;
+/** Turns until the home knows that a page migrates. */
+const SETTLING = 8;
+const TURNS = 200;
+/** Pages whose recalls and invalidations travel together. */
+const RUN = 256;
 
 async function sent(party: Party): Promise<number> {
   let sum = 0;
@@ -30,7 +35,7 @@ async function count(bench: Bench, party: Party, key: string, what: string, step
 export const section: Section = {
   name: 'messages',
   title: 'Messages',
-  about: 'how many messages a read miss, a write miss with 0, 1 and 3 copies, and a scan take, over lanes and through the coordinators',
+  about: 'how many messages a read miss, a write miss with 0, 1 and 3 copies, a turn of two members that read and then write one page, a run of pages that somebody else owns, and a scan take, over lanes and through the coordinators',
   only: 'free',
   async run(bench) {
     for (const lane of ['auto', 'off'] as const) {
@@ -49,6 +54,20 @@ export const section: Section = {
           run: write, ...each,
         });
       }
+      await count(bench, party, `migrate${suffix}`, `page that two members read and write in turns, neither its home${path}`, {
+        prepare: async (region) => {
+          await party.call(2, 'actions#open', { region });
+          for (let turn = 0; turn < SETTLING; turn++) await party.call(1 + (turn % 2), 'sections/messages#bump', { region });
+        },
+        run: async (region) => {
+          for (let turn = 0; turn < TURNS; turn++) await party.call(1 + (turn % 2), 'sections/messages#bump', { region });
+        },
+        of: TURNS, unit: 'messages for each turn',
+      });
+      await count(bench, party, `recall-run${suffix}`, `prefetch of ${RUN} pages that another member owns${path}`, {
+        prepare: (region) => takeAll(party, 2, region, PAGES, 'write'),
+        run: (region) => party.call(1, 'actions#prefetch', { region, from: 0, count: RUN, access: 'write' }), of: 1, unit: `messages for ${RUN} pages`,
+      });
       await count(bench, party, `scan${suffix}`, `sequential read of ${PAGES} pages${path}`, {
         run: (region) => party.call(1, 'sections/messages#readAll', { region }), of: PAGES / SCANNED, unit: `messages for ${SCANNED} pages`,
       });
@@ -57,6 +76,12 @@ export const section: Section = {
 };
 
 export const actions = {
+  bump(state: import('../state.js').State, { region }: { region: string }): void {
+    const { view } = state.at(region);
+    const was = view[0];
+    view[0] = was + 1;
+  },
+
   readAll(state: import('../state.js').State, { region }: { region: string }): void {
     const { view } = state.at(region);
     for (let page = 0; page < PAGES; page++) if (view[(page * PAGE) / 4] !== page + 1) throw new Error(`page ${page} holds ${view[(page * PAGE) / 4]}`);

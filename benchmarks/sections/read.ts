@@ -4,6 +4,7 @@ import type { Bench, Meter, Section } from '../bench.js';
 import { faultMeter, takeAll } from '../faults.js';
 import type { Party } from '../party.js';
 import { references } from '../references/index.js';
+import { native } from '../../lib/native.js';
 
 const HOME_AND_READER = 2;
 const THIRD_TAG = 1000;
@@ -27,6 +28,11 @@ async function reads(bench: Bench, lane: 'auto' | 'off'): Promise<Meter[]> {
   }, THIRD_TAG));
   list.push(await meter('read-shared', 'another member has a copy', four, (region, pages) => takeAll(four, 2, region, pages, 'read')));
   list.push(await meter('read-third', 'owned by a third', four, byThird(2), THIRD_TAG));
+  if (lane === 'off') return list;
+  const served = 'owned by its home, system calls served';
+  const lacks = native.userfaultfdLacks(true);
+  if (lacks === null) list.push(await meter('read-system-calls', served, await bench.party({ members: HOME_AND_READER, systemCalls: true })));
+  else bench.leaveOut(`cold remote read, ${served}`, `${lacks.syscall}: ${lacks.message}`);
   return list;
 }
 
