@@ -95,6 +95,8 @@ export const Ring = {
   Stop: 7,
   /** Memory is short (setMemory): threads may wait for room. */
   Memory: 8,
+  /** A blocking call: region = its slot; what is asked: slotRequest(). */
+  Call: 9,
 } as const;
 
 /** Why accesses to a region, or to all regions of a member, can't be served. 0 = it is up. */
@@ -242,7 +244,10 @@ export interface Native {
   clientClose(member: number, client: number): void;
 
   // blocking calls: a slot is where a thread waits for the coordinator's answer
-  slotCreate(member: number): number;
+  /** request: what is asked, put on the ring for the coordinator, or '' if it goes another way. */
+  slotCreate(member: number, request: string): number;
+  /** The coordinator only: what is asked at the slot, once; null: nobody waits any more. */
+  slotRequest(member: number, slot: number): string | null;
   /** Blocks up to timeoutMs (callers loop with <= 50 ms so that worker.terminate() works); the payload, or null. A member that goes down with a final code completes every slot with payload '' . */
   slotWait(member: number, slot: number, timeoutMs: number): string | null;
   slotComplete(member: number, slot: number, payload: string): boolean;

@@ -280,7 +280,17 @@ void client_close_call(const Napi::CallbackInfo& info) {
 Napi::Value slot_create_call(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Member* member = arguments.member(0);
-  return arguments.ok ? Napi::Number::New(arguments.env, slot_create(*member)) : arguments.env.Undefined();
+  const std::string request = arguments.text(1);
+  return arguments.ok ? Napi::Number::New(arguments.env, slot_create(*member, request)) : arguments.env.Undefined();
+}
+
+Napi::Value slot_request_call(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const uint32_t slot = arguments.u32(1);
+  std::string request;
+  if (!arguments.ok) return arguments.env.Undefined();
+  return slot_request(*member, slot, request) ? Napi::Value(Napi::String::New(arguments.env, request)) : arguments.env.Null();
 }
 
 Napi::Value slot_wait_call(const Napi::CallbackInfo& info) {
@@ -337,6 +347,7 @@ void init_member(Napi::Env env, Napi::Object exports) {
   exports.Set("clientCreate", Napi::Function::New(env, client_create_call));
   exports.Set("clientClose", Napi::Function::New(env, client_close_call));
   exports.Set("slotCreate", Napi::Function::New(env, slot_create_call));
+  exports.Set("slotRequest", Napi::Function::New(env, slot_request_call));
   exports.Set("slotWait", Napi::Function::New(env, slot_wait_call));
   exports.Set("slotComplete", Napi::Function::New(env, slot_complete_call));
   exports.Set("slotClose", Napi::Function::New(env, slot_close_call));

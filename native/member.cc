@@ -209,11 +209,27 @@ void member_set_lease(Member& member, uint64_t until) {
   if (until != 0) Watchdog::instance().look_at(until);
 }
 
-uint32_t slot_create(Member& member) {
-  std::lock_guard<std::mutex> lock(member.mutex);
-  const uint32_t id = ++member.next_slot;
-  member.slots[id].done = member.stopped || is_final(member.down.load());
+uint32_t slot_create(Member& member, const std::string& request) {
+  uint32_t id;
+  bool done;
+  {
+    std::lock_guard<std::mutex> lock(member.mutex);
+    id = ++member.next_slot;
+    Slot& slot = member.slots[id];
+    done = slot.done = member.stopped || is_final(member.down.load());
+    slot.request = request;
+  }
+  // A ring that stays full is one of a coordinator that has died; who waits finds that out.
+  if (!done && !request.empty()) member.ring.push({kRingCall, id, 0, 0, 0});
   return id;
+}
+
+bool slot_request(Member& member, uint32_t slot, std::string& request) {
+  std::lock_guard<std::mutex> lock(member.mutex);
+  const auto found = member.slots.find(slot);
+  if (found == member.slots.end()) return false;
+  request.swap(found->second.request);
+  return true;
 }
 
 int slot_wait(Member& member, uint32_t slot, int64_t timeout_ms, std::string& payload) {

@@ -50,6 +50,7 @@ class Gate {
 };
 
 struct Slot {
+  std::string request;
   bool done = false;
   bool closed = false;
   std::string payload;
@@ -101,7 +102,10 @@ bool member_wait_stopped(Member& member, int64_t timeout_ms);
 void member_request_stop(Member& member, uint32_t timeout_ms);
 void member_set_lease(Member& member, uint64_t until);
 
-uint32_t slot_create(Member& member);
+// request: put on the ring, unless it is empty.
+uint32_t slot_create(Member& member, const std::string& request);
+// What was asked, once; false: nobody waits any more.
+bool slot_request(Member& member, uint32_t slot, std::string& request);
 // 1 done (payload set), 0 not yet, -1 no such slot.
 int slot_wait(Member& member, uint32_t slot, int64_t timeout_ms, std::string& payload);
 bool slot_complete(Member& member, uint32_t slot, const std::string& payload);

@@ -17,6 +17,7 @@ enum RingKind : uint32_t {
   kRingLeaseOver = 6,
   kRingStop = 7,
   kRingMemory = 8,
+  kRingCall = 9,
 };
 
 struct RingRecord {

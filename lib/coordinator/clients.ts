@@ -6,6 +6,7 @@ import { BroadcastChannel } from 'node:worker_threads';
 import { toClient, toCoordinator, type Answer, type Cancel, type Notice, type Request } from '../calls.js';
 import { makeError, toWire } from '../errors.js';
 import { native } from '../native.js';
+import { Cancellation } from './cancellation.js';
 
 export interface Client {
   readonly id: number;
@@ -15,13 +16,13 @@ export interface Client {
   readonly locks: Map<string, string>;
   /** Regions that it has open: id -> how often. */
   readonly regions: Map<number, number>;
-  readonly requests: Map<number, AbortController>;
+  readonly requests: Map<number, Cancellation>;
   readonly channel: BroadcastChannel;
   /** It has sent 'detach': it counts no more. */
   closing: boolean;
 }
 
-export type Handler = (client: Client, request: Request, signal: AbortSignal) => Promise<unknown> | unknown;
+export type Handler = (client: Client, request: Request, signal: Cancellation) => Promise<unknown> | unknown;
 
 export class Clients {
   private readonly clients = new Map<number, Client>();
@@ -75,6 +76,11 @@ export class Clients {
     this.incoming.close();
   }
 
+  /** A blocking call, which came by way of the ring; null: nobody waits for it any more. */
+  call(slot: number, text: string | null): void {
+    if (text !== null) this.receive({ ...(JSON.parse(text) as Request), slot });
+  }
+
   private receive(message: Request | Cancel): void {
     if ('cancel' in message) {
       this.clients.get(message.client)?.requests.get(message.cancel)?.abort(makeError('ERR_FAULTLINE_CLOSED', 'the request was withdrawn'));
@@ -90,12 +96,12 @@ export class Clients {
   }
 
   private async answer(client: Client, request: Request): Promise<void> {
-    const controller = new AbortController();
-    client.requests.set(request.id, controller);
+    const signal = new Cancellation();
+    client.requests.set(request.id, signal);
     let answer: Answer;
     try {
       if (this.over !== null) throw this.over;
-      answer = { id: request.id, value: (await this.handle(client, request, controller.signal)) ?? null };
+      answer = { id: request.id, value: (await this.handle(client, request, signal)) ?? null };
     } catch (error) {
       // What ended the coordinator says more than what that led to.
       answer = { id: request.id, error: toWire(this.over ?? error) };

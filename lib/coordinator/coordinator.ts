@@ -198,6 +198,7 @@ export class Coordinator {
       // It asks the registrar by itself. But the watchdog may have been late, and the lease renewed before this was read.
       case Ring.LeaseOver: return this.goOn();
       case Ring.Memory: return this.budget?.look();
+      case Ring.Call: return this.clients.call(region, native.slotRequest(this.member, region));
     }
   }
 

@@ -9,6 +9,7 @@ import type { RegionInfo, WireError } from './protocol/messages.js';
 import { Held } from './protocol/ports.js';
 import type { RegionProtocol } from './protocol/region.js';
 import { normaliseRuns, type Run } from './protocol/wants.js';
+import { Cancellation } from './cancellation.js';
 import type { Client } from './clients.js';
 
 /** Tries to find an address that is free in this process for a region that this process creates. */
@@ -47,7 +48,7 @@ export class Service {
 
   constructor(private readonly context: ServiceContext) {}
 
-  handle(client: Client, request: Request, signal: AbortSignal): Promise<unknown> | unknown {
+  handle(client: Client, request: Request, signal: Cancellation): Promise<unknown> | unknown {
     const { session, engine } = this.context;
     switch (request.op) {
       case 'attach': return { self: session.self, state: session.state };
@@ -101,7 +102,7 @@ export class Service {
 
   // ---- regions ------------------------------------------------------------------------------------------------------
 
-  private async region(client: Client, args: Calls['region']['args'], signal: AbortSignal): Promise<Calls['region']['value']> {
+  private async region(client: Client, args: Calls['region']['args'], signal: Cancellation): Promise<Calls['region']['value']> {
     const { session, engine } = this.context;
     if (args.mode !== 'open' && args.mode !== 'wait' && args.size !== undefined) this.checkMemory(args.name, args.size, args.pageSize ?? MIN_PAGE_SIZE);
     let { info, created } = (await session.call('region-open', args, signal)) as { info: RegionInfo; created: boolean };
@@ -123,7 +124,7 @@ export class Service {
     return { handle, info, lost: region.lostRuns().map(([first, count]) => [first, count]), created };
   }
 
-  private async map(handle: number, info: RegionInfo, created: boolean, signal: AbortSignal): Promise<RegionInfo> {
+  private async map(handle: number, info: RegionInfo, created: boolean, signal: Cancellation): Promise<RegionInfo> {
     for (let tries = 0; ; tries++) {
       try {
         native.regionMap(handle, BigInt(info.address), this.context.guard);
@@ -160,7 +161,7 @@ export class Service {
 
   // ---- pages --------------------------------------------------------------------------------------------------------
 
-  private async prefetch(args: Calls['prefetch']['args'], signal: AbortSignal): Promise<null> {
+  private async prefetch(args: Calls['prefetch']['args'], signal: Cancellation): Promise<null> {
     const region = this.regionOf(args.region);
     const runs = normaliseRuns([this.runOf(region, args)], Number.MAX_SAFE_INTEGER);
     await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
@@ -172,7 +173,7 @@ export class Service {
    * Brings what lanes can bring, at the speed of the sockets; what is left is asked for by messages. In pieces, so that whoever
    * gives up, or the region's end, does not wait for the rest. Not if no thread of the pool is free soon.
    */
-  private async overLanes(region: number, pageSize: number, runs: readonly Run[], access: number, signal: AbortSignal): Promise<void> {
+  private async overLanes(region: number, pageSize: number, runs: readonly Run[], access: number, signal: Cancellation): Promise<void> {
     const piece = Math.max(1, Math.floor(LANE_PIECE / pageSize));
     for (const run of runs) {
       if (run.count < LANE_LEAST) continue;
@@ -190,7 +191,7 @@ export class Service {
     }
   }
 
-  private async pin(client: Client, args: Calls['pin']['args'], signal: AbortSignal): Promise<Calls['pin']['value']> {
+  private async pin(client: Client, args: Calls['pin']['args'], signal: Cancellation): Promise<Calls['pin']['value']> {
     const region = this.regionOf(args.region);
     const runs = normaliseRuns(args.ranges.map((range) => this.runOf(region, range)));
     await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
@@ -238,25 +239,25 @@ export class Service {
     return null;
   }
 
-  private want(region: RegionProtocol, signal: AbortSignal, start: (result: { done(): void; failed(page: number): void }) => () => void): Promise<void> {
+  private want(region: RegionProtocol, signal: Cancellation, start: (result: { done(): void; failed(page: number): void }) => () => void): Promise<void> {
     return new Promise((resolve, reject) => {
       const aborted = (): void => {
         withdraw();
         reject(signal.reason as Error);
       };
       const settle = (then: () => void): void => {
-        signal.removeEventListener('abort', aborted);
+        signal.offAbort(aborted);
         then();
       };
       const withdraw = start({ done: () => settle(resolve), failed: (page) => settle(() => reject(fromWire(region.lostError(page)))) });
-      signal.addEventListener('abort', aborted);
+      signal.onAbort(aborted);
       this.context.engine.flush();
     });
   }
 
   // ---- questions to homes -------------------------------------------------------------------------------------------
 
-  private wait(args: Calls['wait']['args'], signal: AbortSignal): Promise<unknown> {
+  private wait(args: Calls['wait']['args'], signal: Cancellation): Promise<unknown> {
     const region = this.regionOf(args.region);
     const page = Math.floor(args.offset / region.info.pageSize);
     return new Promise((resolve, reject) => {
@@ -267,23 +268,23 @@ export class Service {
       };
       const id = region.questions.ask('wait', page, [args.offset, args.expected], undefined, (value, error) => {
         if (timer !== null) clearTimeout(timer);
-        signal.removeEventListener('abort', cancel);
+        signal.offAbort(cancel);
         if (error !== undefined) reject(fromWire(error));
         else resolve(value);
       });
       // The home alone says whether the time was over before the notify came.
       if (args.timeout !== undefined) timer = setTimeout(cancel, args.timeout);
-      signal.addEventListener('abort', cancel);
+      signal.onAbort(cancel);
       this.context.engine.flush();
     });
   }
 
-  private notify(args: Calls['notify']['args'], signal: AbortSignal): Promise<unknown> {
+  private notify(args: Calls['notify']['args'], signal: Cancellation): Promise<unknown> {
     const region = this.regionOf(args.region);
     return this.question((reply) => region.questions.ask('notify', Math.floor(args.offset / region.info.pageSize), [args.offset, args.count], undefined, reply), signal);
   }
 
-  private async restore(args: Calls['restore']['args'], signal: AbortSignal): Promise<null> {
+  private async restore(args: Calls['restore']['args'], signal: Cancellation): Promise<null> {
     const region = this.regionOf(args.region);
     const { pageSize } = region.info;
     const first = args.offset / pageSize;
@@ -294,7 +295,7 @@ export class Service {
     return null;
   }
 
-  private async discard(args: Calls['discard']['args'], signal: AbortSignal): Promise<null> {
+  private async discard(args: Calls['discard']['args'], signal: Cancellation): Promise<null> {
     const region = this.regionOf(args.region);
     const { pageSize } = region.info;
     const { first, count } = this.runOf(region, args);
@@ -306,7 +307,7 @@ export class Service {
     return null;
   }
 
-  private async inspect(args: Calls['inspect']['args'], signal: AbortSignal): Promise<PageInfo> {
+  private async inspect(args: Calls['inspect']['args'], signal: Cancellation): Promise<PageInfo> {
     const region = this.regionOf(args.region);
     const page = Math.floor(args.offset / region.info.pageSize);
     const answer = (await this.question((reply) => region.questions.ask('inspect', page, [page], undefined, reply), signal)) as Pick<PageInfo, 'state' | 'owner' | 'copies' | 'version'>;
@@ -314,12 +315,12 @@ export class Service {
     return { page, offset: page * region.info.pageSize, home: region.homeOf(page), ...answer, held: names[region.held(page) as 0 | 1 | 2 | 3] };
   }
 
-  private question(start: (reply: (value: unknown, error?: WireError) => void) => void, signal: AbortSignal): Promise<unknown> {
+  private question(start: (reply: (value: unknown, error?: WireError) => void) => void, signal: Cancellation): Promise<unknown> {
     return new Promise((resolve, reject) => {
       const aborted = (): void => reject(signal.reason as Error);
-      signal.addEventListener('abort', aborted, { once: true });
+      signal.onAbort(aborted);
       start((value, error) => {
-        signal.removeEventListener('abort', aborted);
+        signal.offAbort(aborted);
         if (error !== undefined) reject(fromWire(error));
         else resolve(value);
       });
@@ -329,7 +330,7 @@ export class Service {
 
   // ---- locks and barriers -------------------------------------------------------------------------------------------
 
-  private async lock(client: Client, args: Calls['lock']['args'], signal: AbortSignal): Promise<Calls['lock']['value']> {
+  private async lock(client: Client, args: Calls['lock']['args'], signal: Cancellation): Promise<Calls['lock']['value']> {
     const call = this.timed(signal, args.timeout, `lock '${args.name}'`, (inner) => this.context.session.call('lock', { name: args.name, shared: args.shared, client: client.id, try: args.try }, inner));
     const granted = (await call) as Calls['lock']['value'];
     if (granted !== null) client.locks.set(granted.token, args.name);
@@ -342,22 +343,22 @@ export class Service {
     return null;
   }
 
-  private async barrier(client: Client, args: Calls['barrier']['args'], signal: AbortSignal): Promise<null> {
+  private async barrier(client: Client, args: Calls['barrier']['args'], signal: Cancellation): Promise<null> {
     await this.timed(signal, args.timeout, `barrier '${args.name}'`, (inner) => this.context.session.call('barrier', { name: args.name, parties: args.parties, client: client.id }, inner));
     return null;
   }
 
-  private async timed<T>(signal: AbortSignal, timeout: number | undefined, what: string, run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  private async timed<T>(signal: Cancellation, timeout: number | undefined, what: string, run: (signal: Cancellation) => Promise<T>): Promise<T> {
     if (timeout === undefined) return run(signal);
-    const controller = new AbortController();
+    const controller = new Cancellation();
     const aborted = (): void => controller.abort(signal.reason);
-    signal.addEventListener('abort', aborted, { once: true });
+    signal.onAbort(aborted);
     const timer = setTimeout(() => controller.abort(makeError('ERR_FAULTLINE_TIMEOUT', `${what} was not had in ${timeout} ms`, { timeout })), timeout);
     try {
-      return await run(controller.signal);
+      return await run(controller);
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener('abort', aborted);
+      signal.offAbort(aborted);
     }
   }
 
@@ -387,7 +388,7 @@ export class Service {
   }
 
   /** Waits for the agreed state that the answer of a call is already about. */
-  private async until(condition: () => boolean, signal: AbortSignal): Promise<void> {
+  private async until(condition: () => boolean, signal: Cancellation): Promise<void> {
     while (!condition()) {
       signal.throwIfAborted();
       await new Promise((resolve) => setImmediate(resolve));

@@ -67,7 +67,7 @@ void user(int number) {
     if (next_random(random) & 1) right = right && increment(address) == ++mine[page];
     else right = right && load(address) == mine[page];
     if (i % 1000 == 0) {
-      const uint32_t slot = slot_create(*member);
+      const uint32_t slot = slot_create(*member, "");
       member->ring.push({kSlotRequest, 0, slot, 0, 0});
       std::string payload;
       right = right && slot_wait(*member, slot, 60'000, payload) == 1 && payload == std::to_string(slot);

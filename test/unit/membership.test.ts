@@ -8,6 +8,7 @@ import { Dealer } from 'zeromq';
 import { openEmbedded } from '../../lib/coordinator/membership/embedded.js';
 import type { Session } from '../../lib/coordinator/membership/session.js';
 import type { ClusterState, Envelope } from '../../lib/coordinator/protocol/messages.js';
+import { Cancellation } from '../../lib/coordinator/cancellation.js';
 import { decodeJoin, encodeJoin, hello, type JoinMessage } from '../../lib/coordinator/transport/joining.js';
 import { clusterHash, decode, encode } from '../../lib/coordinator/transport/wire.js';
 import { native } from '../../lib/native.js';
@@ -114,7 +115,7 @@ describe('membership', () => {
     await opened.session.leave(handOver, 5000);
     await opened.session.close();
   };
-  const lock = (from: Session, name: string, more = {}, signal?: AbortSignal): Promise<any> => from.call('lock', { name, shared: false, client: 1, try: false, ...more }, signal);
+  const lock = (from: Session, name: string, more = {}, signal?: Cancellation): Promise<any> => from.call('lock', { name, shared: false, client: 1, try: false, ...more }, signal);
   /** A foreign socket that says something to where a member listens, and hears what it answers. */
   async function say(endpoint: string, frames: (Uint8Array | string)[]): Promise<Uint8Array> {
     const socket = new Dealer({ linger: 0 });
@@ -354,8 +355,8 @@ describe('membership', () => {
     const cluster = local();
     const [a, b] = [await open(cluster), await open(cluster)];
     const held = await lock(a.session, 'l');
-    const controller = new AbortController();
-    const aborted = lock(b.session, 'l', {}, controller.signal);
+    const controller = new Cancellation();
+    const aborted = lock(b.session, 'l', {}, controller);
     const last = lock(a.session, 'l', { client: 2 });
     controller.abort(new Error('no longer'));
     await assert.rejects(aborted, /no longer/);

@@ -3,6 +3,7 @@
  * agreed states, keeps a channel to each other member, renews its lease, and lets through what comes from the view.
  * The member that serves has a Registrar beside it (registrar.ts).
  */
+import type { Cancellation } from '../cancellation.js';
 import { makeError } from '../../errors.js';
 import { Inbox } from '../protocol/inbox.js';
 import type { ClusterState, Envelope, MemberId, MemberInfo, Message } from '../protocol/messages.js';
@@ -87,7 +88,7 @@ export class EmbeddedSession implements Session {
     if (peer !== undefined) peer.channel.send(encode(message, this.self, this.state.version, this.cluster), payload);
   }
 
-  call(op: string, args: unknown, signal?: AbortSignal): Promise<unknown> {
+  call(op: string, args: unknown, signal?: Cancellation): Promise<unknown> {
     return this.end !== null ? Promise.reject(this.end) : this.calls.call(op, args, signal);
   }
 

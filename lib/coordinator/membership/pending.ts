@@ -1,5 +1,6 @@
 /** Calls to the registrar that have no answer yet. They outlive a change of the registrar: the next one is asked again. */
 import { fromWire } from '../../errors.js';
+import type { Cancellation } from '../cancellation.js';
 import type { CallMessage, ReplyMessage } from '../protocol/messages.js';
 
 interface Open { message: CallMessage; resolve(value: unknown): void; reject(error: unknown): void; release(): void }
@@ -15,7 +16,7 @@ export class PendingCalls {
     return reply.id < 0;
   }
 
-  call(op: string, args: unknown, signal?: AbortSignal): Promise<unknown> {
+  call(op: string, args: unknown, signal?: Cancellation): Promise<unknown> {
     if (signal?.aborted) return Promise.reject(signal.reason);
     return new Promise((resolve, reject) => {
       const message: CallMessage = { type: 'call', id: --this.lastId, op, args };
@@ -25,8 +26,8 @@ export class PendingCalls {
         // Whatever it was waiting for, or has been given meanwhile, is withdrawn.
         this.call('call-cancel', { call: message.id }).catch(() => undefined);
       };
-      signal?.addEventListener('abort', abort, { once: true });
-      this.open.set(message.id, { message, resolve, reject, release: () => signal?.removeEventListener('abort', abort) });
+      signal?.onAbort(abort);
+      this.open.set(message.id, { message, resolve, reject, release: () => signal?.offAbort(abort) });
       this.send(message);
     });
   }

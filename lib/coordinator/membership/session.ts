@@ -2,6 +2,7 @@
  * What the coordinator sees of the cluster: who is in it, a way to send to each, and calls to the registrar. One
  * session is one member's stay in one cluster. The embedded membership implements it (embedded.ts); etcd will.
  */
+import type { Cancellation } from '../cancellation.js';
 import type { ClusterState, Envelope, MemberId, Message } from '../protocol/messages.js';
 
 export interface SessionEvents {
@@ -45,7 +46,7 @@ export interface Session {
   /** Never blocks; FIFO for each member; a send to a member that is not in the view is dropped. To self: delivered in order, not before the caller returns. Payload must not be changed afterwards. */
   send(to: MemberId, message: Message, payload?: Uint8Array): void;
   /** Asks the registrar. Rejects with FaultlineErrors. An aborted call is withdrawn at the registrar (a lock that was granted meanwhile is released again). */
-  call(op: string, args: unknown, signal?: AbortSignal): Promise<unknown>;
+  call(op: string, args: unknown, signal?: Cancellation): Promise<unknown>;
   /** This peer did not answer in time although it is in the view: the registrar decides who has to go. */
   suspect(member: MemberId): void;
   /** Leaves in order: waits for its turn, then state() shows this member leaving and its slices at their new homes; handOver must resolve when everything is handed over; then the membership's serving is handed over if it is here, and the view goes on without this member. Bounded by timeoutMs. */

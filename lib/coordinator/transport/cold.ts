@@ -11,8 +11,10 @@ const flag: Check = (value) => typeof value === 'boolean';
 const finite: Check = (value) => Number.isFinite(value);
 const anything: Check = () => true;
 const listOf = (check: Check): Check => (value) => Array.isArray(value) && value.every(check);
-const shape = (fields: Record<string, Check>): Check => (value) =>
-  typeof value === 'object' && value !== null && Object.entries(fields).every(([name, check]) => check((value as Record<string, unknown>)[name]));
+const shape = (fields: Record<string, Check>): Check => {
+  const checks = Object.entries(fields);
+  return (value) => typeof value === 'object' && value !== null && checks.every(([name, check]) => check((value as Record<string, unknown>)[name]));
+};
 const optional = (check: Check): Check => (value) => value === undefined || check(value);
 
 const about = { region: count, generation: count };
