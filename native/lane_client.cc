@@ -19,9 +19,12 @@
 namespace faultline {
 namespace {
 
-// A lane that usually takes longer, ns, is not worth looking at all the while; once in so many questions it is tried again.
+// A lane whose answers usually take longer to begin, ns, is not worth looking at all the while; once in so many questions it
+// is tried again. (How long they go on is a matter of their bytes.)
 constexpr uint32_t kWorthPolling = 60'000;
 constexpr uint32_t kTryAgain = 16;
+// Bytes that come at once, or not at all.
+constexpr uint64_t kOnePiece = 4096;
 
 uint64_t now_ns() {
   timespec time;
@@ -88,17 +91,23 @@ void make_room(const Region& region, const LaneQuestion& question, const Lane& l
   make_memory(region, question.page * region.page_size, region.page_size);
 }
 
-// The whole answer, or false: the lane is of no use any more.
-bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at, uint64_t& got) {
+// The whole answer, or false: the lane is of no use any more. waited: ns until it began.
+bool receive(const Region& region, const LaneQuestion& question, Lane& lane, LaneAnswer& answer, uint64_t asked_at, uint64_t& got, uint64_t& waited) {
   const int fd = lane.fd.load(std::memory_order_relaxed);
   const uint64_t head = lane_answer_size(question.count);
   const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
   bool polls = may_poll(lane, cpu);
-  uint64_t until = asked_at + uint64_t{lane_poll_us()} * 1000;
   iovec at[kLanePages + 1];
   got = 0;
   uint64_t whole = head;
-  if (polls) make_room(region, question, lane);
+  uint64_t looked_at = asked_at;
+  if (polls) {
+    make_room(region, question, lane);
+    looked_at = now_ns();
+  }
+  const uint64_t patience = uint64_t{lane_poll_us()} * 1000;
+  uint64_t until = looked_at + patience;
+  const bool in_pieces = question.count > 1 || region.page_size > kOnePiece;
   while (got < whole) {
     msghdr message{};
     message.msg_iov = at;
@@ -106,8 +115,9 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
     const ssize_t count = recvmsg(fd, &message, polls ? MSG_DONTWAIT : 0);
     if (count > 0) {
       const bool had_head = got >= head;
+      if (got == 0) waited = now_ns() - looked_at;
       got += static_cast<uint64_t>(count);
-      if (polls && question.count > 1) until = now_ns() + uint64_t{lane_poll_us()} * 1000;
+      if (polls && in_pieces) until = now_ns() + patience;
       if (!had_head && got >= head) {
         if (answer.magic != kLaneMagic || answer.granted > question.count || answer.content > kLaneSame) return false;
         const bool bytes = answer.granted > 0 && answer.content == kLaneBytesFollow;
@@ -200,7 +210,8 @@ void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) 
   LaneAnswer answer;
   Lanes& lanes = *region.member->lanes.load();
   uint64_t received = 0;
-  if (asked && receive(region, question, lane, answer, asked_at, received)) {
+  uint64_t waited = 0;
+  if (asked && receive(region, question, lane, answer, asked_at, received, waited)) {
     lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
     lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
     lanes.bytes_sent.fetch_add(sizeof question, std::memory_order_relaxed);
@@ -208,9 +219,8 @@ void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) 
     stamp(region.id, question.page, Stage::kLaneArrived);
     // What a run takes says nothing of a single page.
     if (question.count == 1) {
-      const uint64_t took = now_ns() - asked_at;
       const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
-      lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((took < 1'000'000 ? took : 1'000'000) / 8), std::memory_order_relaxed);
+      lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((waited < 1'000'000 ? waited : 1'000'000) / 8), std::memory_order_relaxed);
     }
     lane.server_cpu.store(answer.cpu, std::memory_order_relaxed);
     uint64_t begun = 0;

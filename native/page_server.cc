@@ -371,7 +371,7 @@ struct Server {
         region_leave(*region);
       }
       // The next question may come as soon as after any other message.
-      plan_polling(connection, question.cpu, static_cast<uint32_t>(sched_getcpu()));
+      plan_polling(connection, question.cpu, static_cast<uint32_t>(sched_getcpu()), 0);
       return true;
     }
     if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
@@ -391,7 +391,7 @@ struct Server {
     if (answer.granted > 0 && answer.content == kLaneBytesFollow) connection->whole += answer.granted * region->page_size;
     stamp(question.region, question.page, Stage::kLaneAnswered);
     if (!push_out(connection)) return false;
-    plan_polling(connection, question.cpu, cpu);
+    plan_polling(connection, question.cpu, cpu, connection->whole);
     return true;
   }
 
@@ -445,12 +445,13 @@ struct Server {
 
   // Looking for the next question saves a wake-up if it comes soon and from another processor: a thread on this one could
   // not run meanwhile. It has to be worth while: each time that nothing came counts against it.
-  void plan_polling(Connection* connection, uint32_t asker_cpu, uint32_t cpu) {
+  // bytes: what the asker has to take, and open, before it can ask again: one in 2 ns.
+  void plan_polling(Connection* connection, uint32_t asker_cpu, uint32_t cpu, uint64_t bytes) {
     hot.store(connection, std::memory_order_relaxed);
     poll_until = 0;
     if (lane_poll_us() == 0 || asker_cpu == cpu) return;
     if (worth <= 0 && ++skipped % 16 != 0) return;
-    poll_until = now_ns() + uint64_t{lane_poll_us()} * 1000;
+    poll_until = now_ns() + uint64_t{lane_poll_us()} * 1000 + 2 * bytes;
   }
 
   // Looks for the next question until `poll_until`. Mostly it comes over the lane that was answered last, and a look at that
