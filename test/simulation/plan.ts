@@ -162,6 +162,12 @@ export function drawPlan(choices: Choices): Plan {
     operations = choices.between(12, 30);
     weights.drop = choices.between(2, 6);
     weights.bump = choices.between(0, 4);
+    if (choices.chance(0.5)) {
+      // Answers for several pages at once, some of which are claimed no more, or anew.
+      pages.splice(0, pages.length, ...[0, 1, 2].slice(0, choices.between(2, 3)));
+      weights.pin = choices.between(2, 6);
+      weights.prefetch = choices.between(0, 3);
+    }
     for (let count = choices.between(1, 3); count > 0; count--) {
       triggers.push({ type: choices.pick(['request', 'handed', 'data'] as const), nth: 1 + choices.skewed(20), end: choices.pick(['to', 'from'] as const), action: 'stall', arrived: choices.chance(0.7), delay: choices.skewed(2 * latency) });
     }
