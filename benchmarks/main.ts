@@ -10,7 +10,7 @@ import { writeFileSync } from 'node:fs';
 import os from 'node:os';
 import { CommanderError } from 'commander';
 import { Bench } from './bench.js';
-import { isBusy, machineFacts, watch } from './machine.js';
+import { type Facts, isBusy, machineFacts, newPageCost, watch } from './machine.js';
 import { placements, type Placement } from './placement.js';
 import { buildPrograms } from './programs.js';
 import { compare, readRun } from './report/compare.js';
@@ -69,7 +69,9 @@ export async function bench(args: readonly string[]): Promise<number> {
   if (settings.guard !== undefined) process.env.FAULTLINE_GUARD = settings.guard;
   const before = settings.compare === undefined ? undefined : readRun(settings.compare);
   await buildPrograms();
-  const run = emptyRun({ ...machineFacts(), guard: guardHere() }, { ...settings });
+  const facts: Facts = { ...machineFacts(), guard: guardHere() };
+  if (!settings.quick) facts['a new page'] = `${newPageCost().toFixed(1)} µs`;
+  const run = emptyRun(facts, { ...settings });
   console.log(`${header(run)}\n`);
   for (const name of settings.sections) {
     const section = sections.find((one) => one.name === name)!;
