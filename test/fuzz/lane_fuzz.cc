@@ -72,7 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       require(page < kPages / 2 && region->homed_here(page), "only pages of this home are granted");
       const uint64_t word = region->directory[page].word.load();
       require(answer.versions[i] != 0 && answer.versions[i] == version_of(word), "with the version that they have");
-      if (i == 0 && question.access == kWrite) require(state_of(word) == kOwned && owner_of(word) == serving.slot, "who may write owns it");
+      if (question.access == kWrite && (i == 0 || question.keep != 0)) require(state_of(word) == kOwned && owner_of(word) == serving.slot, "who may write owns it");
       else require(state_of(word) == kIdle && region->directory[page].copyset.load() != 0, "who may read is in the copyset");
     }
     for (uint64_t page = 0; page < kPages; page++) {

@@ -68,6 +68,14 @@ describe('join options', () => {
     assert.throws(() => checkJoin({}, { FAULTLINE_CLUSTER: '/bad' }), refused('INVALID_ARGUMENT', { argument: 'FAULTLINE_CLUSTER' }));
   });
 
+  it('FAULTLINE_SYSTEM_CALLS is the default of systemCalls, and gives way to a guard that can\'t serve them', () => {
+    const here = (options: object, environment: NodeJS.ProcessEnv): boolean => checkJoin(options, environment).settings.systemCalls;
+    assert.deepEqual([here({}, none), here({ systemCalls: true }, none), here({}, { FAULTLINE_SYSTEM_CALLS: '1' }), here({}, { FAULTLINE_SYSTEM_CALLS: '0' }), here({ systemCalls: false }, { FAULTLINE_SYSTEM_CALLS: '1' })], [false, true, true, false, false]);
+    assert.equal(here({ guard: 'mprotect' }, { FAULTLINE_SYSTEM_CALLS: '1' }), false);
+    assert.throws(() => checkJoin({ systemCalls: true, guard: 'mprotect' }, none), refused('INVALID_ARGUMENT', { argument: 'systemCalls' }));
+    assert.throws(() => checkJoin({}, { FAULTLINE_SYSTEM_CALLS: 'yes' }), refused('INVALID_ARGUMENT', { argument: 'FAULTLINE_SYSTEM_CALLS' }));
+  });
+
   it('an address that is not loopback needs keys, or insecure: true', () => {
     assert.throws(() => checkJoin({ cluster: 'tcp://10.0.0.1:7700' }, none), refused('KEYS_NEEDED', { cluster: 'tcp://10.0.0.1:7700' }));
     assert.throws(() => checkJoin({ cluster: 'tcp://10.0.0.1:7700', insecure: false }, none), refused('KEYS_NEEDED'));
