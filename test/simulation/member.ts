@@ -387,5 +387,5 @@ export class SimulatedMember {
   }
 }
 
-const CALLS = ['claim', 'heldVersion', 'keptVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'reclaim', 'pin', 'unpin', 'coalesce',
+export const CALLS = ['claim', 'heldVersion', 'keptVersion', 'held', 'install', 'abandon', 'lose', 'find', 'invalidate', 'recall', 'downgrade', 'deferral', 'returned', 'drop', 'reclaim', 'pin', 'unpin', 'coalesce',
   'holdings', 'setHomed', 'setSlices', 'begin', 'directory', 'end', 'hint', 'readPages', 'writePages', 'zero', 'load32', 'sweep', 'directoryRecords'] as const;

@@ -32,9 +32,9 @@ export async function hunt(mutant: Mutant, most: number): Promise<Result> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'faultline-mutant-'));
   try {
     await make(mutant, folder);
-    const result = await run(folder, most, mutant.seed);
+    const result = mutant.test === undefined ? await run(folder, most, mutant.seed) : await runTest(folder, mutant.test);
     // What the product itself breaks with this seed is no finding of the mutant's.
-    if (result.invariant !== null && result.invariant !== 'assertion') {
+    if (mutant.test === undefined && result.invariant !== null && result.invariant !== 'assertion') {
       const control = await run(root, 1, result.seeds);
       if (control.invariant !== null) throw new Error(`seed ${result.seeds} breaks ${control.invariant} without any mutant: ${control.message}`);
     }
@@ -80,6 +80,17 @@ async function make(mutant: Mutant, folder: string): Promise<void> {
   symlinkSync(path.join(root, 'node_modules'), path.join(folder, 'node_modules'));
   for (const [file, text] of changed) if (isNative(file)) writeFileSync(path.join(folder, file), text);
   await promisify(execFile)('make', ['-s', '-C', path.join(folder, addon, 'build'), 'BUILDTYPE=Release'], { maxBuffer: 1 << 24 });
+}
+
+/** What seeds show too seldom a test of this folder shows. */
+async function runTest(folder: string, test: string): Promise<{ seeds: number; invariant: string | null; message: string }> {
+  const mocha = path.join(root, 'node_modules', 'mocha', 'bin', 'mocha.js');
+  return promisify(execFile)(process.execPath, [mocha, '--no-config', path.join(folder, 'dist', 'test', 'simulation', `${test}.test.js`)], { maxBuffer: 1 << 24, timeout: BATCH_TIME })
+    .then(() => ({ seeds: 0, invariant: null, message: '' }), (error: Error & { code?: unknown; stdout?: string }) => {
+      // Mocha's exit code is the number of tests that fail; whatever else happened is no finding.
+      if (typeof error.code !== 'number' || !/\d failing/.test(error.stdout ?? '')) throw error;
+      return { seeds: 0, invariant: `${test}.test.ts`, message: '' };
+    });
 }
 
 /** The native test of the words, which tries all their values and interleavings, against the mutant. */
@@ -149,18 +160,18 @@ async function main(): Promise<number> {
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       const result = await hunt(next, options.seeds);
       results.push(result);
-      process.stderr.write(`${results.length} of ${chosen.length}: ${next.name}: ${result.invariant === null ? `not found in ${result.seeds} seeds` : `${result.invariant}, seed ${result.seeds}`} (${result.seconds.toFixed(0)} s)\n`);
+      process.stderr.write(`${results.length} of ${chosen.length}: ${next.name}: ${result.invariant === null ? `not found in ${result.seeds} seeds` : `${result.invariant}${result.seeds === 0 ? '' : `, seed ${result.seeds}`}`} (${result.seconds.toFixed(0)} s)\n`);
     }
   }));
   results.sort((a, b) => mutants.indexOf(a.mutant) - mutants.indexOf(b.mutant));
   const table = new Table({ head: ['mutant', 'found by', 'seeds', 'what it does'], colWidths: [40, 20, 9, 70], wordWrap: true, style: { head: [], border: [] } });
-  for (const { mutant, invariant, seeds } of results) table.push([mutant.name, invariant ?? 'NOT FOUND', seeds, mutant.what]);
+  for (const { mutant, invariant, seeds } of results) table.push([mutant.name, invariant ?? 'NOT FOUND', seeds || '–', mutant.what]);
   console.log(table.toString());
   const survivors = results.filter(({ invariant }) => invariant === null);
   console.log(`${results.length - survivors.length} of ${results.length} mutants found`);
   if (options.json !== undefined) writeFileSync(options.json, JSON.stringify(results.map(({ mutant, ...rest }) => ({ name: mutant.name, what: mutant.what, ...rest })), null, 2));
   if (options.markdown !== undefined) {
-    const lines = results.map(({ mutant, invariant, seeds }) => `| ${mutant.name} | ${mutant.what} | ${invariant ?? '**not found**'} | ${seeds} |`);
+    const lines = results.map(({ mutant, invariant, seeds }) => `| ${mutant.name} | ${mutant.what} | ${invariant ?? '**not found**'} | ${seeds || '–'} |`);
     writeFileSync(options.markdown, `| mutant | what it does | found by | seeds |\n| --- | --- | --- | ---: |\n${lines.join('\n')}\n`);
   }
   return survivors.length === 0 ? 0 : 1;
