@@ -8,8 +8,7 @@ import type { DataMessage, Message, RegionInfo, RequestMessage } from '../../lib
 import { Outbox } from '../../lib/coordinator/protocol/outbox.js';
 import { Placement } from '../../lib/coordinator/protocol/placement.js';
 import { Access, Claim, Content, Held, type RegionMemory } from '../../lib/coordinator/protocol/ports.js';
-import { loadSimulation } from './addon.js';
-import { CALLS } from './member.js';
+import { Words } from './words.js';
 
 const PAGE = 4096;
 const HOME = 2;
@@ -17,34 +16,19 @@ const HOME = 2;
 class Asker {
   readonly sent: Message[] = [];
   onSettled: (page: number) => void = () => undefined;
-  readonly memory: RegionMemory;
   readonly member: Member;
-  private readonly native = loadSimulation();
-  private readonly region: number;
-  private clock = 1_000_000;
 
-  constructor(name: string) {
-    const { native } = this;
-    native.onGuard(() => undefined);
-    native.onShortage(() => false);
-    native.onBusy(() => undefined);
-    native.onWake(() => undefined);
-    native.setClock(this.clock);
-    this.region = native.regionCreate(native.memberCreate(name), 1, 64 * PAGE, PAGE, 64);
-    const calls = native as unknown as Record<string, (region: number, ...rest: unknown[]) => unknown>;
-    this.memory = Object.assign(
-      { pageSize: PAGE, allocate: (bytes: number) => new Uint8Array(bytes) },
-      Object.fromEntries(CALLS.map((call) => [call, (...rest: unknown[]) => calls[call](this.region, ...rest)])),
-    ) as unknown as RegionMemory;
+  constructor(private readonly words: Words) {
+    const { memory } = words;
     const info: RegionInfo = {
       id: 1, name: 'r', size: 64 * PAGE, pageSize: PAGE, extentPages: 64, consistency: 'sequential', placement: 'creator', address: '4096', creator: HOME,
       slices: [{ first: 0, count: 64, home: HOME, generation: 1, from: 0, lostHome: 0 }],
     };
     const network = { self: 1, send: (_: number, message: Message) => { this.sent.push(message); }, suspect: () => undefined };
     const timers = { now: () => 0, after: () => ({ cancel: () => undefined }) };
-    const outbox = new Outbox(1, this.memory, network, () => undefined);
+    const outbox = new Outbox(1, memory, network, () => undefined);
     const own = { request: () => assert.fail('it is no home') };
-    this.member = new Member(info, this.memory, network, timers, new Placement(info), outbox, own, (page) => this.onSettled(page));
+    this.member = new Member(info, memory, network, timers, new Placement(info), outbox, own, (page) => this.onSettled(page));
   }
 
   /** @returns the numbers of the claims, as the home hears them */
@@ -60,26 +44,30 @@ class Asker {
     this.member.data(HOME, message, content === Content.Bytes ? new Uint8Array(count * PAGE).fill(version) : undefined);
   }
 
+  get memory(): RegionMemory {
+    return this.words.memory;
+  }
+
   first(page: number): number {
     return this.memory.load32(page * PAGE) & 0xff;
   }
 
   /** Memory is short: an owned page that nobody has used for a while goes home. */
   sendHome(page: number, version: number): void {
-    this.native.setClock((this.clock += 1_000_000));
+    this.words.later();
     this.member.shed(page, 1, version);
     assert.deepEqual(this.sent.splice(0).map(({ type }) => type), ['give-back']);
-  }
-
-  release(): void {
-    this.native.regionRelease(this.region);
   }
 }
 
 describe('answers that come late', () => {
+  let words: Words;
   let asker: Asker;
-  beforeEach(function () { asker = new Asker(`late ${this.currentTest!.title}`); });
-  afterEach(() => asker.release());
+  beforeEach(() => {
+    words = new Words(PAGE);
+    asker = new Asker(words);
+  });
+  afterEach(() => words.release());
 
   /** Reads page 5 in version 6, writes version 7, and sends it home. @returns the claim of the read */
   const readWriteAndSendHome = (): number => {
