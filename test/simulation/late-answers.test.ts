@@ -17,6 +17,7 @@ class Asker {
   readonly sent: Message[] = [];
   onSettled: (page: number) => void = () => undefined;
   readonly member: Member;
+  private readonly placement: Placement;
 
   constructor(private readonly words: Words) {
     const { memory } = words;
@@ -24,11 +25,12 @@ class Asker {
       id: 1, name: 'r', size: 64 * PAGE, pageSize: PAGE, extentPages: 64, consistency: 'sequential', placement: 'creator', address: '4096', creator: HOME,
       slices: [{ first: 0, count: 64, home: HOME, generation: 1, from: 0, lostHome: 0 }],
     };
+    this.placement = new Placement(info);
     const network = { self: 1, send: (_: number, message: Message) => { this.sent.push(message); }, suspect: () => undefined };
     const timers = { now: () => 0, after: () => ({ cancel: () => undefined }) };
     const outbox = new Outbox(1, memory, network, () => undefined);
     const own = { request: () => assert.fail('it is no home') };
-    this.member = new Member(info, memory, network, timers, new Placement(info), outbox, own, (page) => this.onSettled(page));
+    this.member = new Member(info, memory, network, timers, this.placement, outbox, own, (page) => this.onSettled(page));
   }
 
   /** @returns the numbers of the claims, as the home hears them */
@@ -50,6 +52,15 @@ class Asker {
 
   first(page: number): number {
     return this.memory.load32(page * PAGE) & 0xff;
+  }
+
+  recall(home: number, generation: number, version: number): void {
+    this.member.recall(home, { type: 'recall', region: 1, generation, runs: [{ first: 5, count: 1, version }], requester: 4, keep: false, wantBytes: true });
+  }
+
+  homeMovesTo(home: number): void {
+    this.placement.update([{ first: 0, count: 64, home, generation: 2, from: HOME, lostHome: 0 }]);
+    this.member.homeMoves(0, 64);
   }
 
   /** Memory is short: an owned page that nobody has used for a while goes home. */
@@ -109,6 +120,24 @@ describe('answers that come late', () => {
     asker.ask(Access.Read, 5);
     asker.answer(read, 3, Held.Lost, 4, 5);
     assert.deepEqual([asker.memory.held(5), asker.member.pendingPages], [Held.Invalid, 1]);
+  });
+
+  it('of the kind that waits, a recall: for a home that has handed over since it poisons nothing', () => {
+    const [write] = asker.ask(Access.Write, 5);
+    asker.answer(write, 7, Held.Exclusive, Content.Bytes, 5);
+    // The page has only just come.
+    asker.recall(HOME, 1, 7);
+    assert.deepEqual(asker.sent, []);
+    asker.homeMovesTo(3);
+    words.later();
+    asker.recall(3, 2, 7);
+    assert.deepEqual(asker.sent.splice(0).map(({ type }) => type), ['recalled']);
+    asker.member.returned(5, 1, 7);
+    const [read] = asker.ask(Access.Read, 5);
+    asker.member.free(5);
+    asker.sent.length = 0;
+    asker.answer(read, 7, Held.Shared, Content.Bytes, 5);
+    assert.deepEqual([asker.memory.held(5), asker.member.pendingPages], [Held.Shared, 0]);
   });
 
   it('for several pages: a claim that is made while they are taken does not end with them', () => {
