@@ -271,8 +271,9 @@ export function checkJoin(options: unknown, environment: NodeJS.ProcessEnv = pro
   if (!loopback && !given.insecure) {
     throw makeError('ERR_FAULTLINE_KEYS_NEEDED', `${key} is not a loopback address: members would have to prove who they are, and this version has no keys yet. On an isolated network, insecure: true allows it without`, { cluster: key });
   }
-  const guardChosen = given.guard ?? (guardHere ? checkChoice('FAULTLINE_GUARD', guardHere, GUARDS) : 'auto');
-  // What the environment asks for gives way where it does not go with the guard.
+  // What the environment asks for gives way to what this call says, also where the two don't go together.
+  const guardAsked = guardHere ? checkChoice('FAULTLINE_GUARD', guardHere, GUARDS) : 'auto';
+  const guardChosen = given.guard ?? (given.systemCalls === true && guardAsked === 'mprotect' ? 'auto' : guardAsked);
   const asked = systemCallsHere ? checkChoice('FAULTLINE_SYSTEM_CALLS', systemCallsHere, ['0', '1']) === '1' : false;
   const served = given.systemCalls ?? (asked && guardChosen !== 'mprotect');
   if (served && guardChosen === 'mprotect') throw invalid('systemCalls', "systemCalls needs the guard 'userfaultfd' or 'auto', not 'mprotect'");

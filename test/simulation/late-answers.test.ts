@@ -8,7 +8,7 @@ import type { DataMessage, Message, RegionInfo, RequestMessage } from '../../lib
 import { Outbox } from '../../lib/coordinator/protocol/outbox.js';
 import { Placement } from '../../lib/coordinator/protocol/placement.js';
 import { Access, Claim, Content, Held, type RegionMemory } from '../../lib/coordinator/protocol/ports.js';
-import { Words } from './words.js';
+import { buildWords, Words } from './words.js';
 
 const PAGE = 4096;
 const HOME = 2;
@@ -74,6 +74,7 @@ class Asker {
 describe('answers that come late', () => {
   let words: Words;
   let asker: Asker;
+  before(buildWords);
   beforeEach(() => {
     words = new Words(PAGE);
     asker = new Asker(words);

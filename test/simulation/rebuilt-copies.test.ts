@@ -6,7 +6,7 @@ import { Access, Content, Held } from '../../lib/coordinator/protocol/ports.js';
 import { Questions } from '../../lib/coordinator/protocol/questions.js';
 import { RegionProtocol } from '../../lib/coordinator/protocol/region.js';
 import { View } from '../../lib/coordinator/protocol/view.js';
-import { Words } from './words.js';
+import { buildWords, Words } from './words.js';
 
 const PAGE = 4096;
 const AT = 5;
@@ -63,6 +63,7 @@ class Heir {
 describe('a rebuilt directory', () => {
   let words: Words;
   let heir: Heir;
+  before(buildWords);
   beforeEach(() => {
     words = new Words(PAGE);
     heir = new Heir(words);

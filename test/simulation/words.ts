@@ -1,10 +1,21 @@
 /** The words and bytes of one region at one member, without a simulated world around them. */
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
 import type { RegionMemory } from '../../lib/coordinator/protocol/ports.js';
 import { loadSimulation } from './addon.js';
 import { CALLS } from './member.js';
 
 const PAGES = 64;
 let made = 0;
+
+const script = path.resolve(__dirname, '../../../scripts/simulation.sh');
+
+/** For a before() hook. Where a mutant lives there is its own addon, and no script. */
+export function buildWords(this: Mocha.Context): void {
+  this.timeout(180_000);
+  if (existsSync(script)) execFileSync(script, { stdio: ['ignore', 'ignore', 'inherit'] });
+}
 
 export class Words {
   readonly memory: RegionMemory;

@@ -72,6 +72,7 @@ describe('join options', () => {
     const here = (options: object, environment: NodeJS.ProcessEnv): boolean => checkJoin(options, environment).settings.systemCalls;
     assert.deepEqual([here({}, none), here({ systemCalls: true }, none), here({}, { FAULTLINE_SYSTEM_CALLS: '1' }), here({}, { FAULTLINE_SYSTEM_CALLS: '0' }), here({ systemCalls: false }, { FAULTLINE_SYSTEM_CALLS: '1' })], [false, true, true, false, false]);
     assert.equal(here({ guard: 'mprotect' }, { FAULTLINE_SYSTEM_CALLS: '1' }), false);
+    assert.equal(checkJoin({ systemCalls: true }, { FAULTLINE_GUARD: 'mprotect' }).settings.guard, 'auto');
     assert.throws(() => checkJoin({ systemCalls: true, guard: 'mprotect' }, none), refused('INVALID_ARGUMENT', { argument: 'systemCalls' }));
     assert.throws(() => checkJoin({}, { FAULTLINE_SYSTEM_CALLS: 'yes' }), refused('INVALID_ARGUMENT', { argument: 'FAULTLINE_SYSTEM_CALLS' }));
   });
