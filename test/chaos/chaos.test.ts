@@ -156,12 +156,17 @@ describe('chaos: what is done to packets', () => {
   }
 
   it('some are lost, and some overtaken', async function () {
-    const came = await echoes(this, (network) => {
-      if (network.means.weather === null) this.skip();
-      network.setWeather(1, { delay: 3, loss: 20, reorder: 25 });
-    }, 400);
-    assert.ok(came.length > 200 && came.length < 390, `${came.length} of 400 came`);
-    assert.ok(came.some((number, index) => index > 0 && number < came[index - 1]), 'all came in the order of sending');
+    // One is overtaken only if the next one is sent before it has left its slow queue: on a machine that is busy, in one of several runs.
+    let overtaken = false;
+    for (let run = 0; run < 5 && !overtaken; run++) {
+      const came = await echoes(this, (network) => {
+        if (network.means.weather === null) this.skip();
+        network.setWeather(1, { delay: 3, loss: 20, reorder: 25 });
+      }, 400);
+      assert.ok(came.length > 200 && came.length < 390, `${came.length} of 400 came`);
+      overtaken = came.some((number, index) => index > 0 && number < came[index - 1]);
+    }
+    assert.ok(overtaken, 'all came in the order of sending');
   });
 });
 
