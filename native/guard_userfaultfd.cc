@@ -43,9 +43,6 @@ struct uffdio_continue {
 #ifndef UFFD_FEATURE_POISON
 #define UFFD_FEATURE_POISON (1 << 14)
 #endif
-#ifndef UFFD_FEATURE_EXACT_ADDRESS
-#define UFFD_FEATURE_EXACT_ADDRESS (1 << 11)
-#endif
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
@@ -55,7 +52,7 @@ namespace {
 
 constexpr uint64_t kFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 constexpr uint64_t kBySignal = UFFD_FEATURE_SIGBUS;
-constexpr uint64_t kToProxies = UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS | UFFD_FEATURE_POISON;
+constexpr uint64_t kToProxies = UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_POISON;
 
 [[noreturn]] void broken(const char* message, size_t length) {
   ssize_t written = write(STDERR_FILENO, message, length);

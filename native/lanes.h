@@ -26,7 +26,7 @@ struct Lane {
   bool far = false;
   // Where the page server at the other end ran when it answered last.
   std::atomic<uint32_t> server_cpu{UINT32_MAX};
-  // ns that an answer usually takes: a moving average.
+  // ns until an answer usually begins: a moving average.
   std::atomic<uint32_t> usual{0};
   std::atomic<uint32_t> questions{0};
   // Its last answer had bytes, or would have had.

@@ -422,9 +422,64 @@ void old_pages() {
   }
 }
 
+// WRITER and MIGRATORY of the directory word, as threads and the page server leave them.
+void hints() {
+  constexpr uint32_t kSlot = 3, kOther = 4;
+  const uint64_t own = uint64_t{1} << kSlot, others = uint64_t{1} << kOther;
+  const auto is = [](uint64_t word, uint32_t writer, bool migratory) { return writer_of(word) == writer && ((word & kMigratory) != 0) == migratory; };
+
+  const auto served = [&](uint32_t access, uint64_t copies, bool migratory) {
+    DirectoryEntry directory{};
+    end(directory, kIdle, 0, 7, copies, false);
+    hint(directory, 9, migratory);
+    directory.word.fetch_or(kLock);
+    uint32_t version = 0;
+    unlock_serve(directory, access, kSlot, version);
+    return directory.word.load();
+  };
+  test::check(is(served(kRead, 0, true), 9, true), "the only reader of a page that migrates leaves it so");
+  test::check(is(served(kRead, others, true), 9, false), "a reader beside another copy ends it");
+  test::check(is(served(kWrite, own, true), 0, true), "it goes on when its reader writes it");
+  test::check(is(served(kWrite, 0, true), 0, false), "and ends with a writer that has not read it");
+  test::check(is(served(kWrite, own, false), 0, false), "a write alone does not begin it");
+
+  const auto hopped = [&](uint32_t access, bool keep, bool migratory) {
+    DirectoryEntry directory{};
+    PageEntry page{};
+    end(directory, kOwned, kSlot, 7, 0, false);
+    hint(directory, 0, migratory);
+    bool registered = false, was_open = false;
+    uint32_t version = 0;
+    test::check(begin_hop(page, directory, access, kSlot, registered, version) == ServeStep::kLocked, "the home asks the owner");
+    test::check(begin_install(page, version, was_open, true) == InstallStep::kBegun, "and has its answer");
+    const uint32_t grant = keep ? kShared : kExclusive;
+    end_hop(page, directory, access, keep, kSlot, open_of(grant), 0);
+    test::check(directory.copyset.load() == (keep ? own : 0) && held(page.word.load()) == grant, "a copy that the owner keeps is written down, and the home does not own the page beside it");
+    return directory.word.load();
+  };
+  test::check(is(hopped(kRead, true, false), kSlot + 1, false), "an owner that keeps a copy is the writer");
+  test::check(is(hopped(kRead, false, true), 0, true), "one that keeps none leaves the page migrating");
+  test::check(is(hopped(kWrite, false, true), 0, false), "a home that writes without having read ends it");
+
+  DirectoryEntry directory{};
+  PageEntry page{};
+  uint32_t grant = 0;
+  end(directory, kIdle, 0, 7, others, false);
+  hint(directory, kOther + 1, true);
+  test::check(lock_home(page, directory, kRead, false, grant) == HomeLock::kLocked && grant == kShared, "the home reads beside a copy");
+  unlock_home(page, directory, grant, kOpenRead, 0);
+  test::check(is(directory.word, kOther + 1, false), "which ends it");
+  hint(directory, 1023, true);
+  directory.word.fetch_or(kTxn | kWant);
+  end(directory, kOwned, 1022, 0xffffffff, 0, true);
+  const uint64_t word = directory.word.load();
+  test::check(is(word, 1023, true) && state_of(word) == kOwned && owner_of(word) == 1022 && version_of(word) == 0xffffffff && (word & kTxn) && (word & kWant), "hints and the rest of the word leave one another alone");
+}
+
 int main() {
   every_word();
   old_pages();
+  hints();
   size_t states = 0;
   std::string why;
   const bool right = interleavings(states, why);
