@@ -520,6 +520,14 @@ bool begin_closing(PageEntry& page) {
   }
 }
 
+bool begin_refusing(PageEntry& page) {
+  uint64_t word = page.word.load();
+  for (;;) {
+    if ((word & kBusy) || open(word) != kOpenNone) return false;
+    if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
+  }
+}
+
 bool pin(PageEntry& page, uint32_t access) {
   const uint64_t one = access == kWrite ? kWritePinOne : kReadPinOne;
   const uint64_t mask = access == kWrite ? kWritePinMask : kReadPinMask;

@@ -222,6 +222,8 @@ bool in_use(const PageEntry& page, uint64_t word, uint32_t now);
 bool begin_coalesce(PageEntry& page, bool also_pinned);
 // BUSY was taken, whatever OPEN is, unless the page is pinned; close, then finish().
 bool begin_closing(PageEntry& page);
+// BUSY was taken of a page that is closed, pinned or not: nobody opens it while the guard is told to refuse it; then finish(kOpenNone).
+bool begin_refusing(PageEntry& page);
 bool pin(PageEntry& page, uint32_t access);
 After unpin(PageEntry& page, uint32_t access);
 

@@ -83,14 +83,24 @@ void wake(int uffd, uintptr_t address) {
 }
 
 // The next access to the page is answered by SIGBUS, or EFAULT, until the page is opened or closed again.
-void poison(int uffd, const Region& region, uint64_t page, uintptr_t address) {
+void poison(int uffd, Region& region, uint64_t page, uintptr_t address) {
+  PageEntry& entry = region.pages[page];
+  // It is open, or about to be: the thread tries again.
+  if (!begin_refusing(entry)) return wake(uffd, address);
+  const uffdio_range range{address & ~(kKernelPage - 1), kKernelPage};
+  // A page that was closed while it was read-only has left a mark in the page table, which the kernel does not overwrite.
+  uffdio_writeprotect clear{};
+  clear.range = range;
+  clear.mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE;
+  ioctl(uffd, UFFDIO_WRITEPROTECT, &clear);
   uffdio_poison call{};
-  call.range = {address & ~(kKernelPage - 1), kKernelPage};
-  // If that fails there is something there already: the thread finds it.
+  call.range = range;
+  // Poisoned already, or the view is being replaced: the thread finds that.
   if (ioctl(uffd, UFFDIO_POISON, &call) != 0) wake(uffd, address);
-  // It may have been found, or the region opened again, in between. (Closing a page that is open only means to fill it again.)
-  const bool stands = effective_down(region) != kUp || held(region.pages[page].word.load()) == kLost;
-  if (!stands) madvise(reinterpret_cast<void*>(address & ~(kKernelPage - 1)), kKernelPage, MADV_DONTNEED);
+  // It may have been found, or the region opened again, in between.
+  const bool stands = effective_down(region) != kUp || held(entry.word.load()) == kLost;
+  if (!stands) madvise(reinterpret_cast<void*>(static_cast<uintptr_t>(range.start)), kKernelPage, MADV_DONTNEED);
+  settle(region, page, finish(entry, kOpenNone));
 }
 
 void serve(Proxies& proxies, const uffd_msg& message) {

@@ -95,6 +95,10 @@ void every_word() {
       }
 
       start();
+      if (begin_refusing(page)) hold(!busy && open(word) == kOpenNone && page.word == (word | kBusy), "refuses only what is closed, under BUSY, pinned or not");
+      else hold((busy || open(word) != kOpenNone) && page.word == word, "what is not refused is as it was");
+
+      start();
       bool was_open = false;
       const InstallStep install = begin_install(page, version, was_open);
       if (!(word & kPendMask)) hold(install == InstallStep::kNotClaimed && page.word == word, "installs only what was claimed");
