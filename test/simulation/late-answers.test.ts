@@ -4,11 +4,11 @@
  */
 import assert from 'node:assert/strict';
 import { Member } from '../../lib/coordinator/protocol/member.js';
-import type { DataMessage, Message, RegionInfo, RequestMessage } from '../../lib/coordinator/protocol/messages.js';
+import type { DataMessage, Message, RequestMessage } from '../../lib/coordinator/protocol/messages.js';
 import { Outbox } from '../../lib/coordinator/protocol/outbox.js';
 import { Placement } from '../../lib/coordinator/protocol/placement.js';
 import { Access, Claim, Content, Held, type RegionMemory } from '../../lib/coordinator/protocol/ports.js';
-import { buildWords, Words } from './words.js';
+import { buildWords, regionInfo, Words } from './words.js';
 
 const PAGE = 4096;
 const HOME = 2;
@@ -21,10 +21,7 @@ class Asker {
 
   constructor(private readonly words: Words) {
     const { memory } = words;
-    const info: RegionInfo = {
-      id: 1, name: 'r', size: 64 * PAGE, pageSize: PAGE, extentPages: 64, consistency: 'sequential', placement: 'creator', address: '4096', creator: HOME,
-      slices: [{ first: 0, count: 64, home: HOME, generation: 1, from: 0, lostHome: 0 }],
-    };
+    const info = regionInfo({ home: HOME });
     this.placement = new Placement(info);
     const network = { self: 1, send: (_: number, message: Message) => { this.sent.push(message); }, suspect: () => undefined };
     const timers = { now: () => 0, after: () => ({ cancel: () => undefined }) };
@@ -59,7 +56,7 @@ class Asker {
   }
 
   homeMovesTo(home: number): void {
-    this.placement.update([{ first: 0, count: 64, home, generation: 2, from: HOME, lostHome: 0 }]);
+    this.placement.update(regionInfo({ home, generation: 2, from: HOME }).slices);
     this.member.homeMoves(0, 64);
   }
 
@@ -114,6 +111,21 @@ describe('answers that come late', () => {
     assert.deepEqual(asker.sent.splice(0).map(({ type }) => type), ['recalled']);
     asker.answer(again, 10, Held.Exclusive, Content.Bytes, 5);
     assert.deepEqual([asker.memory.held(5), asker.first(5)], [Held.Exclusive, 10]);
+  });
+
+  it('without bytes, to a claim that was made again since its copy went: the page is asked for anew', () => {
+    const [read] = asker.ask(Access.Read, 5);
+    asker.answer(read, 6, Held.Shared, Content.Bytes, 5);
+    words.later();
+    const [write] = asker.ask(Access.Write, 5);
+    asker.member.invalidate(HOME, { type: 'invalidate', region: 1, generation: 1, requester: 3, runs: [{ first: 5, count: 1, version: 6 }] });
+    // The next home has died, which forgets the poison; what this one, on its way out, has said still counts.
+    asker.member.homeLost(0, 64, () => true);
+    asker.answer(write, 7, Held.Exclusive, Content.Same, 5);
+    assert.deepEqual([asker.memory.held(5), asker.member.pendingPages], [Held.Invalid, 1]);
+    asker.member.flush();
+    const asked = asker.sent.splice(0).filter((message): message is RequestMessage => message.type === 'request');
+    assert.deepEqual(asked.map(({ claim, held }) => [claim, held[0]]).at(-1), [write, 0]);
   });
 
   it('that the page is lost: a claim that was made since it was found goes on', () => {

@@ -1,12 +1,12 @@
 /** A new home whose predecessor died, alone, with the real words: copies of different versions. */
 import assert from 'node:assert/strict';
-import type { ClusterState, Message, RegionInfo } from '../../lib/coordinator/protocol/messages.js';
+import type { ClusterState, Message } from '../../lib/coordinator/protocol/messages.js';
 import { Placement } from '../../lib/coordinator/protocol/placement.js';
 import { Access, Content, Held } from '../../lib/coordinator/protocol/ports.js';
 import { Questions } from '../../lib/coordinator/protocol/questions.js';
 import { RegionProtocol } from '../../lib/coordinator/protocol/region.js';
 import { View } from '../../lib/coordinator/protocol/view.js';
-import { buildWords, Words } from './words.js';
+import { buildWords, regionInfo, Words } from './words.js';
 
 const PAGE = 4096;
 const AT = 5;
@@ -20,10 +20,7 @@ class Heir {
   private readonly round: number;
 
   constructor(words: Words) {
-    const info: RegionInfo = {
-      id: 1, name: 'r', size: 64 * PAGE, pageSize: PAGE, extentPages: 64, consistency: 'sequential', placement: 'creator', address: '4096', creator: 9,
-      slices: [{ first: 0, count: 64, home: 1, generation: 2, from: 0, lostHome: 9 }],
-    };
+    const info = regionInfo({ home: 1, generation: 2, lostHome: 9 });
     const members = [1, 2, 3].map((id) => ({ id, slot: id - 1, name: String(id), pid: id, address: 'local', endpoint: 'ipc:///x', leaving: false }));
     const state: ClusterState = { clusterId: 'c', version: 1, epoch: 4, registrar: 1, members, regions: [info], died: [9] };
     const view = new View(1);
@@ -103,8 +100,7 @@ describe('a rebuilt directory', () => {
 
 describe('a question whose home died over it', () => {
   it('is asked again, and a page that was found meanwhile is not said to be restored', () => {
-    const slice = { first: 0, count: 64, home: 2, generation: 1, from: 0, lostHome: 0 };
-    const info: RegionInfo = { id: 1, name: 'r', size: 64 * PAGE, pageSize: PAGE, extentPages: 64, consistency: 'sequential', placement: 'creator', address: '4096', creator: 2, slices: [slice] };
+    const info = regionInfo({ home: 2 });
     const sent: Sent[] = [];
     const placement = new Placement(info);
     const network = { self: 1, send: (to: number, message: Message) => { sent.push([to, message]); }, suspect: () => undefined };
@@ -112,7 +108,7 @@ describe('a question whose home died over it', () => {
     const questions = new Questions(info, network, placement, () => ++id, () => assert.fail('it is no home'));
     const answers: unknown[] = [];
     questions.ask('restore', AT, [AT, 1], new Uint8Array(PAGE), (value, error) => answers.push(error?.code ?? value));
-    placement.update([{ ...slice, home: 3, generation: 2, lostHome: 2 }]);
+    placement.update(regionInfo({ home: 3, generation: 2, lostHome: 2 }).slices);
     questions.homesChanged((member) => member !== 2);
     assert.deepEqual(sent.map(([to]) => to), [2, 3]);
     const [, last] = sent[1];

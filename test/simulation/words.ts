@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import type { RegionInfo, Slice } from '../../lib/coordinator/protocol/messages.js';
 import type { RegionMemory } from '../../lib/coordinator/protocol/ports.js';
 import { loadSimulation } from './addon.js';
 import { CALLS } from './member.js';
@@ -15,6 +16,14 @@ const script = path.resolve(__dirname, '../../../scripts/simulation.sh');
 export function buildWords(this: Mocha.Context): void {
   this.timeout(180_000);
   if (existsSync(script)) execFileSync(script, { stdio: ['ignore', 'ignore', 'inherit'] });
+}
+
+/** A region of one slice. */
+export function regionInfo(slice: Partial<Slice> & Pick<Slice, 'home'>, pageSize = 4096): RegionInfo {
+  return {
+    id: 1, name: 'r', size: PAGES * pageSize, pageSize, extentPages: PAGES, consistency: 'sequential', placement: 'creator', address: '4096', creator: slice.home,
+    slices: [{ first: 0, count: PAGES, generation: 1, from: 0, lostHome: 0, ...slice }],
+  };
 }
 
 export class Words {

@@ -341,8 +341,8 @@ export class Member {
     const last = segment.first + segment.count;
     let late = 0;
     for (let page = segment.first; page < last; page++) if (this.isLate(page, answer.claim)) late++;
-    // Without bytes, and the copy is gone: the question was asked twice, the first answer has ended the claim, and the page
-    // was dropped again. A claim that was made since must not end with this.
+    // Without bytes, and the copy is gone: it was invalidated, and a home's death has had the claim made again since, which
+    // forgets the poison.
     const gone = segment.content === Content.Same && this.anyGone(segment);
     if ((gone || late > 0) && segment.count > 1) {
       for (let page = segment.first, i = 0; page < last; page++, i++) this.install(answer, { ...segment, first: page, count: 1 }, bytes, offset + (segment.content === Content.Bytes ? i * pageSize : 0));
