@@ -7,6 +7,7 @@
  * example 'local:default'. `client` is the number that native.clientCreate gave this thread for this member.
  */
 import type { ClusterState, MemberId, RegionInfo, WireError } from './coordinator/protocol/messages.js';
+import { makeError, type FaultlineError } from './errors.js';
 
 export const toCoordinator = (key: string): string => `faultline/${key}`;
 export const toClient = (key: string, client: number): string => `faultline/${key}/${client}`;
@@ -37,6 +38,9 @@ export interface CoordinatorSettings {
 }
 /** The coordinator's worker posts one of these on its parentPort when it has joined, or could not. */
 export type Started = { started: number } | { failed: WireError };
+
+/** Put before a direct call (direct.ts) where the text of a Request is expected. */
+export const DIRECT = 'direct ';
 
 export interface Request {
   client: number; id: number; op: Op; args: unknown;
@@ -78,9 +82,18 @@ export interface Calls {
   lock: { args: { name: string; shared: boolean; try: boolean; timeout?: number }; value: { token: string; ownerDied: boolean } | null };
   unlock: { args: { name: string; token: string }; value: null };
   barrier: { args: { name: string; parties: number; timeout?: number }; value: null };
+  /** What was begun as a direct call (direct.ts) and has to be asked again, by messages; `what`: for the error when `timeout` is over. */
+  again: { args: { call: number; op: 'lock' | 'unlock' | 'barrier'; args: unknown; timeout?: number; what: string }; value: unknown };
+  /** The answer of a direct call is not wanted any more. */
+  withdraw: { args: { call: number }; value: null };
   stats: { args: Record<string, never>; value: CoordinatorStats };
 }
 export type Op = keyof Calls;
+
+/** What waits are for, as TimeoutErrors say it. */
+export const lockWords = (name: string): string => `lock '${name}'`;
+export const barrierWords = (name: string): string => `barrier '${name}'`;
+export const notHad = (what: string, timeout: number): FaultlineError => makeError('ERR_FAULTLINE_TIMEOUT', `${what} was not had in ${timeout} ms`, { timeout });
 
 export interface PageInfo {
   page: number;

@@ -3,14 +3,15 @@
  * it is attached with the first and detached with the last.
  */
 import { BroadcastChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import { toClient, toCoordinator, type Answer, type Calls, type Cancel, type Notice, type Op, type Request, type ToClient } from './calls.js';
+import { notHad, toClient, toCoordinator, type Answer, type Calls, type Cancel, type Notice, type Op, type Request, type ToClient } from './calls.js';
+import { directId, startDirect } from './direct.js';
 import { fromWire, makeError, type FaultlineError } from './errors.js';
 import { releaseSignals } from './exit.js';
 import { Down, native } from './native.js';
 import { SYNC_SLICE_MS } from './options.js';
 import { subtract, union, type Run } from './ranges.js';
 import { ENDED_CHANNEL, type Ended } from './start.js';
-import type { ClusterState, MemberId, RegionInfo } from './coordinator/protocol/messages.js';
+import type { ClusterState, MemberId, RegionInfo, ReplyMessage, WireError } from './coordinator/protocol/messages.js';
 
 /** What a cluster handle hears of. Called in the order of the events, and never inside a call that the program made. */
 export interface Listener {
@@ -71,6 +72,7 @@ export class Client {
   readonly #withdrawn = new Map<number, Withdrawn>();
   readonly #attached: Promise<void>;
   #nextId = 1;
+  #nextCall = 1;
   #holds = 0;
   #disposed = false;
   #stateCheck: NodeJS.Timeout | undefined;
@@ -190,14 +192,53 @@ export class Client {
           this.check();
           throw downError(Down.CoordinatorDied, this.key, {});
         }
-        const answer = JSON.parse(payload) as Answer;
-        if ('error' in answer) throw fromWire(answer.error);
-        return answer.value as Calls[O]['value'];
+        return valueOf(JSON.parse(payload) as Answer) as Calls[O]['value'];
       }
     } finally {
       restoreSignals?.();
       native.slotClose(this.member, slot);
     }
+  }
+
+  /**
+   * A blocking call to the registrar by the shortest way there is.
+   *
+   * @param args the registrar's (registry.ts)
+   * @param limit how long it may take, ms, and what the TimeoutError is to call it
+   * @param otherwise the same by messages
+   */
+  directSync<V>(op: 'lock' | 'unlock' | 'barrier', args: object, limit: { timeout: number | undefined; what: string }, otherwise: () => V): V {
+    this.check();
+    // What this thread has asked on the longer way comes first.
+    if (this.#pending.size > 0) return otherwise();
+    const { timeout, what } = limit;
+    const deadline = timeout === undefined ? Infinity : performance.now() + timeout;
+    const id = directId(this.id, this.#nextCall++);
+    const own = { ...args, client: this.id };
+    const call = startDirect(this.member, this.self, this.state, JSON.stringify({ type: 'call', id, op, args: own }));
+    if (!call) return otherwise();
+    let restoreSignals: (() => void) | undefined;
+    try {
+      for (;;) {
+        const left = deadline - performance.now();
+        const payload = call.wait(Math.max(0, Math.ceil(Math.min(SYNC_SLICE_MS, left))));
+        if (payload === 'null') break;
+        if (payload) return valueOf(JSON.parse(payload) as ReplyMessage) as V;
+        this.check();
+        if (payload === '') throw downError(Down.CoordinatorDied, this.key, {});
+        if (left <= SYNC_SLICE_MS && performance.now() >= deadline) {
+          this.requestSync('withdraw', { call: id });
+          throw notHad(what, timeout as number);
+        }
+        restoreSignals ??= releaseSignals();
+        this.#dropForeign();
+      }
+    } finally {
+      restoreSignals?.();
+      call.end();
+    }
+    const left = deadline === Infinity ? {} : { timeout: Math.max(0, deadline - performance.now()) };
+    return this.requestSync('again', { call: id, op, args: own, what, ...left }) as V;
   }
 
   /** Rejects what this handle still waits for. */
@@ -392,6 +433,11 @@ export class Client {
       // The member's native side is gone, and its clients with it.
     }
   }
+}
+
+function valueOf(answer: { value?: unknown; error?: WireError }): unknown {
+  if (answer.error) throw fromWire(answer.error);
+  return answer.value ?? null;
 }
 
 let ends: BroadcastChannel | undefined;

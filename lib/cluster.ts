@@ -1,6 +1,6 @@
 /** join(), and a cluster as a handle sees it. */
 import { EventEmitter } from 'node:events';
-import type { Calls } from './calls.js';
+import { barrierWords, lockWords, type Calls } from './calls.js';
 import { Client, isOverError, type Listener } from './client.js';
 import { type EvictedError, type FaultlineError } from './errors.js';
 import { chooseGuard } from './guard.js';
@@ -224,7 +224,8 @@ class ClusterHandle extends EventEmitter<ClusterEvents> implements Cluster {
   lockSync(name: string, options?: { shared?: boolean; timeout?: number }): Lock {
     const request = this.#lockArgs(name, options, false);
     const timeout = checkTimeout('timeout', options?.timeout);
-    const grant = this.#client.requestSync('lock', timeout === undefined ? request : { ...request, timeout });
+    const otherwise = (): Calls['lock']['value'] => this.#client.requestSync('lock', timeout === undefined ? request : { ...request, timeout });
+    const grant = this.#client.directSync('lock', request, { timeout, what: lockWords(request.name) }, otherwise);
     return this.#held(request, grant as NonNullable<typeof grant>, true);
   }
 
@@ -258,7 +259,7 @@ class ClusterHandle extends EventEmitter<ClusterEvents> implements Cluster {
   barrierSync(name: string, parties: number, options?: { timeout?: number }): void {
     const args = this.#barrierArgs(name, parties);
     const timeout = checkTimeout('timeout', checkObject('options', options).timeout);
-    this.#client.requestSync('barrier', timeout === undefined ? args : { ...args, timeout });
+    this.#client.directSync('barrier', args, { timeout, what: barrierWords(args.name) }, () => this.#client.requestSync('barrier', timeout === undefined ? args : { ...args, timeout }));
   }
 
   #barrierArgs(name: unknown, parties: unknown): Calls['barrier']['args'] {

@@ -1,5 +1,5 @@
 /** Locks of the cluster as a handle holds them. */
-import type { Calls } from './calls.js';
+import { lockWords, type Calls } from './calls.js';
 import { isOverError, type Client } from './client.js';
 import type { FaultlineError } from './errors.js';
 
@@ -94,7 +94,8 @@ export class HeldLock implements Lock {
     this.#released = Promise.resolve();
     this.#leave();
     try {
-      this.client.requestSync('unlock', this.#args());
+      const args = this.#args();
+      this.client.directSync('unlock', { ...args, died: false }, { timeout: undefined, what: lockWords(args.name) }, () => this.client.requestSync('unlock', args));
     } catch (error) {
       if (!isOverError(error)) throw error;
     }

@@ -77,6 +77,9 @@ export const Content = {
   Same: 2,
 } as const;
 
+/** One call over a lane, of the thread that asks: {@link Native.callAsk}. */
+export interface NativeCall { readonly nativeCall: unique symbol }
+
 /** Kinds of records that {@link Native.drain} returns. */
 export const Ring = {
   /** A thread faulted and claimed: {region, page, access, heldVersion}. heldVersion is 0 if it holds no valid copy. */
@@ -97,6 +100,8 @@ export const Ring = {
   Memory: 8,
   /** A blocking call: region = its slot; what is asked: slotRequest(). */
   Call: 9,
+  /** Calls have come over lanes: takeCalls(). */
+  LaneCall: 10,
 } as const;
 
 /** Why accesses to a region, or to all regions of a member, can't be served. 0 = it is up. */
@@ -235,6 +240,16 @@ export interface Native {
   lanesConnected(member: number): number;
   /** A thread of the pool brings pages of the run that are not here, as far as lanes can; a promise of the page up to which it tried. What is not here then is for the coordinators. `cancel` takes the job back as long as no thread has begun with it, and says whether it did; the promise stays as it is then. */
   laneFetch(region: number, first: number, count: number, access: number): [upTo: Promise<number>, cancel: () => boolean];
+  /** Asks member `id`, at `slot`, over a lane for calls; null: there is none, or none is free, and the call was not made. */
+  callAsk(member: number, slot: number, id: number, text: string): NativeCall | null;
+  /** Blocks for so long at most: the answer; null: not yet; '': none will come this way, and whether the call was carried out is not known. */
+  callWait(call: NativeCall, timeoutMs: number): string | null;
+  /** Its answer is not wanted any more. */
+  callEnd(call: NativeCall): void;
+  /** The coordinator only: calls that have come over lanes. */
+  takeCalls(member: number): [serial: number, from: number, text: string][];
+  /** false: nobody waits for it there any more. */
+  answerCall(member: number, serial: number, text: string): boolean;
   /** Messages and bytes that went over lanes since the member joined. */
   laneTraffic(member: number): { messagesSent: number; messagesReceived: number; bytesSent: number; bytesReceived: number };
 

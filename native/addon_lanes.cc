@@ -131,6 +131,78 @@ Napi::Value fetch(const Napi::CallbackInfo& info) {
   return pair;
 }
 
+// ---- blocking calls to the registrar --------------------------------------------------------------------------------
+
+// Also the garbage collector's, and the end's of a thread that is terminated while it waits.
+struct HeldCall {
+  std::unique_ptr<Call> call;
+};
+
+// (member, slot, id, text): the call, or null if there is no lane for it.
+Napi::Value call_ask(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const auto slot = static_cast<uint32_t>(arguments.number(1, kPeerSlots - 1));
+  const uint32_t id = arguments.u32(2);
+  const std::string text = arguments.text(3);
+  if (!arguments.ok) return arguments.env.Undefined();
+  std::unique_ptr<Call> call = Call::ask(*member, slot, id, text);
+  if (call == nullptr) return arguments.env.Null();
+  return Napi::External<HeldCall>::New(arguments.env, new HeldCall{std::move(call)}, [](Napi::Env, HeldCall* held) { delete held; });
+}
+
+HeldCall* held_call(Arguments& arguments) {
+  if (arguments.info_[0].IsExternal()) return arguments.info_[0].As<Napi::External<HeldCall>>().Data();
+  arguments.fail("ERR_NATIVE_ARGUMENT", "argument 0 must be a call");
+  return nullptr;
+}
+
+// (call, ms): the answer; null: not yet; '': it will not come this way.
+Napi::Value call_wait(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  HeldCall* held = held_call(arguments);
+  const auto ms = static_cast<uint32_t>(arguments.number(1, 60'000));
+  if (!arguments.ok) return arguments.env.Undefined();
+  std::string text;
+  const Call::State state = held->call == nullptr ? Call::State::kGone : held->call->wait(ms, text);
+  if (state == Call::State::kWaits) return arguments.env.Null();
+  held->call.reset();
+  return Napi::String::New(arguments.env, state == Call::State::kAnswered ? text : "");
+}
+
+// (call): its answer is not wanted any more.
+void call_end(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  HeldCall* held = held_call(arguments);
+  if (arguments.ok) held->call.reset();
+}
+
+// (member): [serial, the member that asks, text] of each call that has come.
+Napi::Value take_calls(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  Napi::Array out = Napi::Array::New(arguments.env);
+  if (!arguments.ok) return out;
+  uint32_t at = 0;
+  for (const ArrivedCall& call : calls_take(*member)) {
+    Napi::Array one = Napi::Array::New(arguments.env, 3);
+    one.Set(0u, static_cast<double>(call.serial));
+    one.Set(1u, call.member);
+    one.Set(2u, call.text);
+    out.Set(at++, one);
+  }
+  return out;
+}
+
+// (member, serial, text): does anybody still wait for it there?
+Napi::Value answer_call(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Member* member = arguments.member(0);
+  const uint64_t serial = arguments.number(1);
+  const std::string text = arguments.text(2);
+  return Napi::Boolean::New(arguments.env, arguments.ok && call_answer(*member, serial, text));
+}
+
 }  // namespace
 
 void init_lanes(Napi::Env env, Napi::Object exports) {
@@ -141,6 +213,11 @@ void init_lanes(Napi::Env env, Napi::Object exports) {
   exports.Set("lanesStop", Napi::Function::New(env, stop_lanes));
   exports.Set("lanesConnected", Napi::Function::New(env, connected));
   exports.Set("laneFetch", Napi::Function::New(env, fetch));
+  exports.Set("callAsk", Napi::Function::New(env, call_ask));
+  exports.Set("callWait", Napi::Function::New(env, call_wait));
+  exports.Set("callEnd", Napi::Function::New(env, call_end));
+  exports.Set("takeCalls", Napi::Function::New(env, take_calls));
+  exports.Set("answerCall", Napi::Function::New(env, answer_call));
   exports.Set("laneTraffic", Napi::Function::New(env, traffic));
 }
 

@@ -21,6 +21,7 @@ enum LaneOp : uint8_t {
   kLaneRequest = 1,   // member -> home: these pages, with this access
   kLaneRecall = 2,    // home -> owner: this page back
   kLaneReturned = 3,  // home -> owner: I have your bytes; no answer
+  kLaneCall = 4,      // member -> registrar: `version` bytes of text follow (calls.h)
 };
 
 struct LaneQuestion {

@@ -40,15 +40,6 @@ bool has_two_processors() {
   return count > 1;
 }
 
-// The other end runs beside this thread, not in its place. Where it ran last tells that, also to a thread that is bound to
-// one processor; before it is known, and of another machine's processors, all that tells is that this thread has a second.
-bool may_poll(const Lane& lane, uint32_t cpu) {
-  if (lane_poll_us() == 0) return false;
-  if (lane.usual.load(std::memory_order_relaxed) > kWorthPolling && lane.questions.load(std::memory_order_relaxed) % kTryAgain != 0) return false;
-  const uint32_t server_cpu = lane.server_cpu.load(std::memory_order_relaxed);
-  return server_cpu == UINT32_MAX || lane.far ? has_two_processors() : server_cpu != cpu;
-}
-
 bool send_all(int fd, const void* bytes, size_t length) {
   size_t done = 0;
   while (done < length) {
@@ -96,7 +87,7 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
   const int fd = lane.fd.load(std::memory_order_relaxed);
   const uint64_t head = lane_answer_size(question.count);
   const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
-  bool polls = may_poll(lane, cpu);
+  bool polls = lane_may_poll(lane, cpu);
   iovec at[kLanePages + 1];
   got = 0;
   uint64_t whole = head;
@@ -140,6 +131,15 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
 
 }  // namespace
 
+// The other end runs beside this thread, not in its place. Where it ran last tells that, also to a thread that is bound to
+// one processor; before it is known, and of another machine's processors, all that tells is that this thread has a second.
+bool lane_may_poll(const Lane& lane, uint32_t cpu) {
+  if (lane_poll_us() == 0) return false;
+  if (lane.usual.load(std::memory_order_relaxed) > kWorthPolling && lane.questions.load(std::memory_order_relaxed) % kTryAgain != 0) return false;
+  const uint32_t server_cpu = lane.server_cpu.load(std::memory_order_relaxed);
+  return server_cpu == UINT32_MAX || lane.far ? has_two_processors() : server_cpu != cpu;
+}
+
 uint32_t lane_poll_us() {
   static const uint32_t us = [] {
     const char* text = getenv("FAULTLINE_LANE_POLL");
@@ -147,6 +147,15 @@ uint32_t lane_poll_us() {
     return value < 0 ? 0u : value > 10'000 ? 10'000u : static_cast<uint32_t>(value);
   }();
   return us;
+}
+
+void lanes_wake(Lanes& lanes) {
+  lanes.wakers.fetch_add(1);
+  const int event = lanes.event.load();
+  const uint64_t one = 1;
+  ssize_t written = event >= 0 ? write(event, &one, sizeof one) : 0;
+  static_cast<void>(written);
+  lanes.wakers.fetch_sub(1);
 }
 
 void* lane_take(Region& region, uint32_t slot) {
@@ -178,13 +187,11 @@ namespace {
 // there, too, so that nobody shuts one that has become somebody else's.
 void lane_break(Region& region, Lane& lane) {
   Lanes& lanes = *region.member->lanes.load();
+  // From the moment that the lane counts as broken its page server may end.
   lanes.wakers.fetch_add(1);
   shutdown(lane.fd.load(), SHUT_RDWR);
   lane.peer->broken.fetch_or(1u << lane.index);
-  const int event = lanes.event.load();
-  const uint64_t one = 1;
-  ssize_t written = event >= 0 ? write(event, &one, sizeof one) : 0;
-  static_cast<void>(written);
+  lanes_wake(lanes);
   lanes.wakers.fetch_sub(1);
 }
 
@@ -218,10 +225,7 @@ void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) 
     lanes.bytes_received.fetch_add(received, std::memory_order_relaxed);
     stamp(region.id, question.page, Stage::kLaneArrived);
     // What a run takes says nothing of a single page.
-    if (question.count == 1) {
-      const uint32_t usual = lane.usual.load(std::memory_order_relaxed);
-      lane.usual.store(usual - usual / 8 + static_cast<uint32_t>((waited < 1'000'000 ? waited : 1'000'000) / 8), std::memory_order_relaxed);
-    }
+    if (question.count == 1) lane.learn(waited);
     lane.server_cpu.store(answer.cpu, std::memory_order_relaxed);
     uint64_t begun = 0;
     lane_install(region, turn, answer, begun);

@@ -7,12 +7,14 @@
 #include <mutex>
 #include <string>
 
+#include "calls.h"
 #include "lane.h"
 
 namespace faultline {
 
 // Lanes to one peer: as many threads may have a fault under way there at a time; more take the ring.
 constexpr uint32_t kLanesPerPeer = 4;
+constexpr uint32_t kFaultLanes = (1u << kLanesPerPeer) - 1;
 constexpr uint32_t kPeerSlots = 1023;
 constexpr uint32_t kTokenBytes = 16;
 
@@ -28,6 +30,10 @@ struct Lane {
   std::atomic<uint32_t> server_cpu{UINT32_MAX};
   // ns until an answer usually begins: a moving average.
   std::atomic<uint32_t> usual{0};
+  void learn(uint64_t ns) {
+    const uint32_t before = usual.load(std::memory_order_relaxed);
+    usual.store(before - before / 8 + static_cast<uint32_t>((ns < 1'000'000 ? ns : 1'000'000) / 8), std::memory_order_relaxed);
+  }
   std::atomic<uint32_t> questions{0};
   // Its last answer had bytes, or would have had.
   std::atomic<bool> brings_bytes{true};
@@ -38,13 +44,19 @@ struct Peer {
   uint32_t slot = 0;
   std::atomic<uint32_t> member{0};  // its id; 0: nobody
   std::atomic<bool> up{false};
-  // Bit i: lane i can be taken; has an open socket; is to be made anew.
+  // Bit i: lane i can be taken by a fault; is to be made anew.
   std::atomic<uint32_t> free{0};
   std::atomic<uint32_t> broken{0};
-  Lane lanes[kLanesPerPeer];
+  // Those for faults, then those for calls.
+  Lane lanes[kLanesPerPeer + kCallLanes];
+
+  // Under Calls::mutex: the sockets of the lanes for calls; those that can be taken. Somebody has wanted one (for anybody to read).
+  std::shared_ptr<Socket> calls[kCallLanes];
+  uint32_t calls_idle = 0;
+  std::atomic<bool> wants_calls{false};
 
   // Under Lanes::mutex.
-  uint32_t connected = 0;
+  uint32_t connected = 0;   // bit i: lane i has an open socket
   uint32_t connecting = 0;
   std::string address;             // where its page server listens; empty: not known yet
   uint8_t token[kTokenBytes] = {};     // that it wants to hear
@@ -68,6 +80,7 @@ struct Lanes {
   bool running = false;
   LaneAddresses addresses;
   void* server = nullptr;
+  Calls calls;
   // All messages over lanes, of both ends.
   std::atomic<uint64_t> messages_sent{0}, messages_received{0}, bytes_sent{0}, bytes_received{0};
 };
@@ -99,6 +112,13 @@ void lane_exchange(Region& region, LaneTurn& turn);
 // Brings pages of [first, end) that are not here, as far as lanes can, run by run; `looked_at`: everything before it was
 // tried. What is not here then is the coordinators'. Not in the handler: it waits for answers.
 void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, uint64_t& looked_at);
+
+// From any thread, a signal handler included: the page server looks at what is broken or wanted. Between adding to and taking
+// from `wakers` its descriptor stays.
+void lanes_wake(Lanes& lanes);
+
+// Is looking at the lane's socket better than sleeping, for a thread on this processor? Async-signal-safe.
+bool lane_may_poll(const Lane& lane, uint32_t cpu);
 
 // µs that both ends look at a socket before they sleep (FAULTLINE_LANE_POLL); 0: they sleep at once.
 uint32_t lane_poll_us();

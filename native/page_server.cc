@@ -74,9 +74,12 @@ struct Connection {
   Peer* peer = nullptr;      // accepted: who it is; nullptr: has not said yet
   uint32_t member = 0;
   uint64_t since = 0;
-  uint8_t in[256];
+  uint8_t in[sizeof(LaneQuestion) + kCallText];
   uint32_t in_length = 0;
   bool connected = false;
+  // Accepted, once a call has come over it: the descriptor is its.
+  std::shared_ptr<Socket> socket;
+  uint64_t call = 0;  // the serial of the last one
   // An answer that did not fit into the socket: what is left of the head, then of the pages.
   Serving serving;
   Region* region = nullptr;  // whose active count is raised while it is set
@@ -132,7 +135,14 @@ struct Server {
     if (connection->region != nullptr) let_go(connection);
     look_at = 0;
     if (hot.load(std::memory_order_relaxed) == connection) hot.store(nullptr, std::memory_order_relaxed);
-    close(connection->fd);
+    if (connection->socket != nullptr) {
+      // Somebody who answers may use the descriptor for a moment longer.
+      call_forget(member, connection->call);
+      epoll_ctl(epoll, EPOLL_CTL_DEL, connection->fd, nullptr);
+      shutdown(connection->fd, SHUT_RDWR);
+    } else {
+      close(connection->fd);
+    }
     for (auto it = connections.begin(); it != connections.end(); ++it) {
       if (it->get() != connection) continue;
       connections.erase(it);
@@ -161,14 +171,14 @@ struct Server {
       Peer* peer = lanes.peers[slot].load();
       if (peer == nullptr || !peer->up.load()) continue;
       const uint32_t broken = peer->broken.exchange(0);
-      for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+      for (uint32_t i = 0; i < kLanesPerPeer + kCallLanes; i++) {
         if (!(broken >> i & 1)) continue;
-        close(peer->lanes[i].fd.exchange(-1));
+        end_lane(*peer, i);
         peer->connected &= ~(1u << i);
         peer->again_at = now + kAgain;
       }
       if (peer->address.empty()) continue;
-      for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+      for (uint32_t i = 0; i < kLanesPerPeer + (peer->wants_calls.load() ? kCallLanes : 0); i++) {
         if ((peer->connected | peer->connecting) >> i & 1) continue;
         if (peer->again_at > now) {
           const auto wait = static_cast<int64_t>(peer->again_at - now);
@@ -179,6 +189,19 @@ struct Server {
       }
     }
     return next;
+  }
+
+  // Whoever waits on a lane for calls hears of its end, and lets go of the descriptor.
+  void end_lane(Peer& peer, uint32_t index) {
+    if (index < kLanesPerPeer) {
+      close(peer.lanes[index].fd.exchange(-1));
+      return;
+    }
+    std::lock_guard<std::mutex> lock(lanes.calls.mutex);
+    std::shared_ptr<Socket>& socket = peer.calls[index - kLanesPerPeer];
+    if (socket != nullptr) shutdown(socket->fd, SHUT_RDWR);
+    socket.reset();
+    peer.calls_idle &= ~(1u << (index - kLanesPerPeer));
   }
 
   void connect_lane(Peer& peer, uint32_t index) {
@@ -259,13 +282,16 @@ struct Server {
     Welcome welcome;
     memcpy(&welcome, connection->in, sizeof welcome);
     if (welcome.magic != kHelloMagic || welcome.ok != 1 || !peer.up.load() || peer.member.load() != connection->outgoing_member) return drop(connection);
-    // From here on it belongs to the thread that takes it: blocking, with a longest time.
+    // From here on it belongs to the thread that takes it. One for faults is blocking, with a longest time.
     const int fd = connection->fd;
     epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr);
-    set_blocking(fd);
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kAnswerTime, sizeof kAnswerTime);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kAnswerTime, sizeof kAnswerTime);
     Lane& lane = *connection->outgoing;
+    const bool for_faults = lane.index < kLanesPerPeer;
+    if (for_faults) {
+      set_blocking(fd);
+      setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &kAnswerTime, sizeof kAnswerTime);
+      setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &kAnswerTime, sizeof kAnswerTime);
+    }
     const uint32_t bit = 1u << lane.index;
     peer.connecting &= ~bit;
     peer.connected |= bit;
@@ -273,14 +299,20 @@ struct Server {
     lane.server_cpu.store(UINT32_MAX);
     lane.usual.store(0);
     lane.far = peer.address.rfind("tcp:", 0) == 0;
-    lane.fd.store(fd);
+    if (for_faults) lane.fd.store(fd);
     connection->outgoing = nullptr;
     for (auto it = connections.begin(); it != connections.end(); ++it) {
       if (it->get() != connection) continue;
       connections.erase(it);
       break;
     }
-    peer.free.fetch_or(bit);
+    if (for_faults) {
+      peer.free.fetch_or(bit);
+      return;
+    }
+    std::lock_guard<std::mutex> lock(lanes.calls.mutex);
+    peer.calls[lane.index - kLanesPerPeer] = std::make_shared<Socket>(fd);
+    peer.calls_idle |= bit >> kLanesPerPeer;
   }
 
   static void set_blocking(int fd);
@@ -345,14 +377,31 @@ struct Server {
       while (connection->in_length >= sizeof(LaneQuestion)) {
         // Whoever asks again before it has its answer breaks the rules.
         if (connection->whole != 0) return end(connection);
-        memcpy(&connection->serving.question, connection->in, sizeof(LaneQuestion));
-        connection->in_length -= sizeof(LaneQuestion);
-        memmove(connection->in, connection->in + sizeof(LaneQuestion), connection->in_length);
-        if (!answer(connection)) return end(connection);
+        LaneQuestion& question = connection->serving.question;
+        memcpy(&question, connection->in, sizeof question);
+        const uint32_t length = question.op == kLaneCall ? question.version : 0;
+        if (length > kCallText) return end(connection);
+        if (connection->in_length < sizeof question + length) break;
+        if (!(question.op == kLaneCall ? take_call(connection, length) : answer(connection))) return end(connection);
+        connection->in_length -= static_cast<uint32_t>(sizeof question) + length;
+        memmove(connection->in, connection->in + sizeof question + length, connection->in_length);
       }
       // One question at a time comes over a lane: there is seldom more to read.
       return true;
     }
+  }
+
+  // The coordinator answers it. This thread is not wanted then, and does not look for more.
+  bool take_call(Connection* connection, uint32_t length) {
+    if (connection->serving.question.magic != kLaneMagic) return false;
+    // Whoever asks again before it has its answer breaks the rules.
+    if (connection->call != 0 && call_forget(member, connection->call)) return false;
+    lanes.messages_received.fetch_add(1, std::memory_order_relaxed);
+    lanes.bytes_received.fetch_add(sizeof(LaneQuestion) + length, std::memory_order_relaxed);
+    if (connection->socket == nullptr) connection->socket = std::make_shared<Socket>(connection->fd);
+    connection->call = call_arrived(member, connection->member, std::string(reinterpret_cast<const char*>(connection->in) + sizeof(LaneQuestion), length), connection->socket);
+    poll_until = 0;
+    return true;
   }
 
   bool answer(Connection* connection) {
@@ -576,7 +625,7 @@ Peer& peer_at(Lanes& lanes, uint32_t slot) {
   if (peer == nullptr) {
     peer = new Peer;
     peer->slot = slot;
-    for (uint32_t i = 0; i < kLanesPerPeer; i++) {
+    for (uint32_t i = 0; i < kLanesPerPeer + kCallLanes; i++) {
       peer->lanes[i].peer = peer;
       peer->lanes[i].index = i;
     }
@@ -585,21 +634,17 @@ Peer& peer_at(Lanes& lanes, uint32_t slot) {
   return *peer;
 }
 
-void wake_server(Lanes& lanes) {
-  const uint64_t one = 1;
-  ssize_t written = write(lanes.event.load(), &one, sizeof one);
-  static_cast<void>(written);
-}
-
 // Under the mutex. Waits for threads that use one of its lanes: their sockets are shut, so that they don't wait either.
 void close_peer(Server& server, Peer& peer) {
   peer.up.store(false);
-  for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
-  for (uint32_t idle = 0; idle != peer.connected;) {
-    idle |= peer.free.exchange(0) | peer.broken.exchange(0);
-    if (idle != peer.connected) sched_yield();
+  const uint32_t for_faults = peer.connected & kFaultLanes;
+  for (uint32_t i = 0; i < kLanesPerPeer; i++) if (for_faults >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
+  for (uint32_t idle = 0; idle != for_faults;) {
+    idle |= (peer.free.exchange(0) | peer.broken.exchange(0)) & kFaultLanes;
+    if (idle != for_faults) sched_yield();
   }
-  for (uint32_t i = 0; i < kLanesPerPeer; i++) if (peer.connected >> i & 1) close(peer.lanes[i].fd.exchange(-1));
+  for (uint32_t i = 0; i < kLanesPerPeer + kCallLanes; i++) if (peer.connected >> i & 1) server.end_lane(peer, i);
+  peer.wants_calls.store(false);
   peer.connected = 0;
   for (size_t i = 0; i < server.connections.size();) {
     Connection* connection = server.connections[i].get();
@@ -713,7 +758,7 @@ void lanes_connect(Member& member, uint32_t slot, uint32_t id, const std::string
   peer->address = address;
   memcpy(peer->token, token, kTokenBytes);
   peer->again_at = 0;
-  wake_server(*lanes);
+  lanes_wake(*lanes);
 }
 
 void lanes_close_peer(Member& member, uint32_t slot, uint32_t id) {
@@ -751,7 +796,7 @@ void lanes_stop(Member& member) {
     server = server_of(*lanes);
     server->stopping = true;
     for (auto& at : lanes->peers) if (Peer* peer = at.load()) close_peer(*server, *peer);
-    wake_server(*lanes);
+    lanes_wake(*lanes);
   }
   pthread_join(server->thread, nullptr);
   const Control lock(*lanes);

@@ -18,6 +18,7 @@ enum RingKind : uint32_t {
   kRingStop = 7,
   kRingMemory = 8,
   kRingCall = 9,
+  kRingLaneCall = 10,
 };
 
 struct RingRecord {

@@ -3,17 +3,16 @@
  * way. What a request means is service.ts's business.
  */
 import { BroadcastChannel } from 'node:worker_threads';
-import { toClient, toCoordinator, type Answer, type Cancel, type Notice, type Request } from '../calls.js';
+import { DIRECT, toClient, toCoordinator, type Answer, type Cancel, type Notice, type Request } from '../calls.js';
 import { makeError, toWire } from '../errors.js';
 import { native } from '../native.js';
+import type { Direct } from './protocol/registry.js';
 import { Cancellation } from './cancellation.js';
 
 export interface Client {
   readonly id: number;
   /** Pins, by their number. */
   readonly pins: Set<number>;
-  /** Names of the locks it holds, by token. */
-  readonly locks: Map<string, string>;
   /** Regions that it has open: id -> how often. */
   readonly regions: Map<number, number>;
   readonly requests: Map<number, Cancellation>;
@@ -22,6 +21,8 @@ export interface Client {
   closing: boolean;
 }
 
+/** A direct call (direct.ts) of a thread of this process; answer(null): not here, not now. */
+export type DirectHandler = (text: string, answer: Direct) => void;
 export type Handler = (client: Client, request: Request, signal: Cancellation) => Promise<unknown> | unknown;
 
 export class Clients {
@@ -31,7 +32,7 @@ export class Clients {
   private readonly incoming: BroadcastChannel;
   private over: unknown = null;
 
-  constructor(private readonly key: string, private readonly member: number, private readonly handle: Handler) {
+  constructor(private readonly key: string, private readonly member: number, private readonly handle: Handler, private readonly direct: DirectHandler) {
     this.incoming = new BroadcastChannel(toCoordinator(key));
     this.incoming.onmessage = (event): void => this.receive((event as { data: Request | Cancel }).data);
   }
@@ -78,7 +79,9 @@ export class Clients {
 
   /** A blocking call, which came by way of the ring; null: nobody waits for it any more. */
   call(slot: number, text: string | null): void {
-    if (text !== null) this.receive({ ...(JSON.parse(text) as Request), slot });
+    if (text === null) return;
+    if (text.startsWith(DIRECT)) this.direct(text.slice(DIRECT.length), (reply) => native.slotComplete(this.member, slot, JSON.stringify(reply)));
+    else this.receive({ ...(JSON.parse(text) as Request), slot });
   }
 
   private receive(message: Request | Cancel): void {
@@ -89,7 +92,7 @@ export class Clients {
     if (this.ended.has(message.client)) return;
     let client = this.clients.get(message.client);
     if (client === undefined) {
-      client = { id: message.client, pins: new Set(), locks: new Map(), regions: new Map(), requests: new Map(), closing: false, channel: new BroadcastChannel(toClient(this.key, message.client)) };
+      client = { id: message.client, pins: new Set(), regions: new Map(), requests: new Map(), closing: false, channel: new BroadcastChannel(toClient(this.key, message.client)) };
       this.clients.set(client.id, client);
     }
     void this.answer(client, message);

@@ -15,8 +15,9 @@ import { Down, native, Ring, RING_RECORD } from '../native.js';
 import { openEmbedded } from './membership/embedded.js';
 import type { Session } from './membership/session.js';
 import { Engine } from './protocol/engine.js';
-import type { ClusterState, Envelope, RegionInfo } from './protocol/messages.js';
+import type { ClusterState, Envelope, MemberId, RegionInfo } from './protocol/messages.js';
 import type { RegionProtocol } from './protocol/region.js';
+import type { Direct } from './protocol/registry.js';
 import { Budget } from './budget.js';
 import { Clients } from './clients.js';
 import { Lanes } from './lanes.js';
@@ -74,7 +75,7 @@ export class Coordinator {
       if (this.service === null || this.state === 'stopped') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
       if (this.state === 'leaving' && request.op !== 'detach') throw makeError('ERR_FAULTLINE_CLOSED', 'the cluster is closed', { what: 'cluster' });
       return this.service.handle(client, request, signal);
-    });
+    }, (text, answer) => this.direct(this.session?.self ?? 0, text, answer));
   }
 
   async join(): Promise<void> {
@@ -198,8 +199,18 @@ export class Coordinator {
       // It asks the registrar by itself. But the watchdog may have been late, and the lease renewed before this was read.
       case Ring.LeaseOver: return this.goOn();
       case Ring.Memory: return this.budget?.look();
+      case Ring.LaneCall: {
+        for (const [serial, from, text] of native.takeCalls(this.member)) this.direct(from, text, (reply) => native.answerCall(this.member, serial, JSON.stringify(reply)));
+        return;
+      }
       case Ring.Call: return this.clients.call(region, native.slotRequest(this.member, region));
     }
+  }
+
+  private direct(from: MemberId, text: string, answer: Direct): void {
+    this.checkHeap();
+    if (this.state === 'up') this.session!.direct(from, text, answer);
+    else answer(null);
   }
 
   private setLease(until: number): void {

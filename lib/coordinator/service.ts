@@ -1,5 +1,5 @@
 /** What the coordinator does for the handles of its process: every call of calls.ts, on the session and the engine. */
-import type { Calls, CoordinatorStats, PageInfo, Request } from '../calls.js';
+import { barrierWords, lockWords, notHad, type Calls, type CoordinatorStats, type PageInfo, type Request } from '../calls.js';
 import { fromWire, makeError } from '../errors.js';
 import { Down, native, type GuardKind } from '../native.js';
 import { MIN_PAGE_SIZE } from '../options.js';
@@ -66,8 +66,10 @@ export class Service {
       case 'discard': return this.discard(request.args as Calls['discard']['args'], signal);
       case 'inspect': return this.inspect(request.args as Calls['inspect']['args'], signal);
       case 'lock': return this.lock(client, request.args as Calls['lock']['args'], signal);
-      case 'unlock': return this.unlock(client, request.args as Calls['unlock']['args']);
+      case 'unlock': return this.unlock(request.args as Calls['unlock']['args']);
       case 'barrier': return this.barrier(client, request.args as Calls['barrier']['args'], signal);
+      case 'again': return this.again(request.args as Calls['again']['args'], signal);
+      case 'withdraw': return this.withdraw(request.args as Calls['withdraw']['args']);
       case 'stats': return this.stats(engine, session);
       default: throw makeError('ERR_FAULTLINE_INVALID_ARGUMENT', `unknown request ${String(request.op)}`, { argument: 'op' });
     }
@@ -87,10 +89,8 @@ export class Service {
 
   private async detach(client: Client): Promise<null> {
     client.closing = true;
-    const held = [...client.locks];
-    client.locks.clear();
     this.letGo(client);
-    await Promise.allSettled(held.map(([token, name]) => this.context.session.call('unlock', { name, token, died: false })));
+    await this.context.session.call('client-gone', { client: client.id, left: true }).catch(() => undefined);
     await this.context.leave();
     return null;
   }
@@ -331,20 +331,26 @@ export class Service {
   // ---- locks and barriers -------------------------------------------------------------------------------------------
 
   private async lock(client: Client, args: Calls['lock']['args'], signal: Cancellation): Promise<Calls['lock']['value']> {
-    const call = this.timed(signal, args.timeout, `lock '${args.name}'`, (inner) => this.context.session.call('lock', { name: args.name, shared: args.shared, client: client.id, try: args.try }, inner));
-    const granted = (await call) as Calls['lock']['value'];
-    if (granted !== null) client.locks.set(granted.token, args.name);
-    return granted;
+    return (await this.timed(signal, args.timeout, lockWords(args.name), (inner) => this.context.session.call('lock', { name: args.name, shared: args.shared, client: client.id, try: args.try }, inner))) as Calls['lock']['value'];
   }
 
-  private async unlock(client: Client, args: Calls['unlock']['args']): Promise<null> {
-    if (!client.locks.delete(args.token)) return null;
+  private async unlock(args: Calls['unlock']['args']): Promise<null> {
     await this.context.session.call('unlock', { name: args.name, token: args.token, died: false });
     return null;
   }
 
   private async barrier(client: Client, args: Calls['barrier']['args'], signal: Cancellation): Promise<null> {
-    await this.timed(signal, args.timeout, `barrier '${args.name}'`, (inner) => this.context.session.call('barrier', { name: args.name, parties: args.parties, client: client.id }, inner));
+    await this.timed(signal, args.timeout, barrierWords(args.name), (inner) => this.context.session.call('barrier', { name: args.name, parties: args.parties, client: client.id }, inner));
+    return null;
+  }
+
+  private again(args: Calls['again']['args'], signal: Cancellation): Promise<unknown> {
+    return this.timed(signal, args.timeout, args.what, (inner) => this.context.session.again(args.call, args.op, args.args, inner));
+  }
+
+  /** Nobody waits for the registrar's answer to that. */
+  private withdraw({ call }: Calls['withdraw']['args']): null {
+    void this.context.session.call('call-cancel', { call }).catch(() => undefined);
     return null;
   }
 
@@ -353,7 +359,7 @@ export class Service {
     const controller = new Cancellation();
     const aborted = (): void => controller.abort(signal.reason);
     signal.onAbort(aborted);
-    const timer = setTimeout(() => controller.abort(makeError('ERR_FAULTLINE_TIMEOUT', `${what} was not had in ${timeout} ms`, { timeout })), timeout);
+    const timer = setTimeout(() => controller.abort(notHad(what, timeout)), timeout);
     try {
       return await run(controller);
     } finally {

@@ -8,7 +8,8 @@ import { makeError } from '../../errors.js';
 import { Inbox } from '../protocol/inbox.js';
 import type { ClusterState, Envelope, MemberId, MemberInfo, Message } from '../protocol/messages.js';
 import { LEASE_SHARE } from '../protocol/liveness.js';
-import type { RegistrySnapshot } from '../protocol/registry.js';
+import type { Direct, RegistrySnapshot } from '../protocol/registry.js';
+import { checkCold } from '../transport/cold.js';
 import { decodeJoin, encodeJoin, incompatible, isJoin, type JoinMessage } from '../transport/joining.js';
 import { MalformedError } from '../transport/malformed.js';
 import type { Answer, Channel, Listener, Transport } from '../transport/transport.js';
@@ -90,6 +91,24 @@ export class EmbeddedSession implements Session {
 
   call(op: string, args: unknown, signal?: Cancellation): Promise<unknown> {
     return this.end !== null ? Promise.reject(this.end) : this.calls.call(op, args, signal);
+  }
+
+  again(id: number, op: string, args: unknown, signal?: Cancellation): Promise<unknown> {
+    return this.end !== null ? Promise.reject(this.end) : this.calls.call(op, args, signal, id);
+  }
+
+  direct(from: MemberId, text: string, answer: Direct): void {
+    // Whoever can't be served now takes the longer way, which has the patience.
+    if (this.end !== null || this.registrar === null || !this.view.has(from) || this.host.now() >= this.leaseEnds) return void answer(null);
+    let message: Message;
+    try {
+      message = checkCold(JSON.parse(text));
+      if (message.type !== 'call') throw new MalformedError(`a '${message.type}' where calls are made`);
+    } catch {
+      this.counters.malformed++;
+      return void answer(null);
+    }
+    this.registrar.direct(from, message, answer);
   }
 
   suspect(member: MemberId): void {

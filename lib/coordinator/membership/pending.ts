@@ -16,10 +16,11 @@ export class PendingCalls {
     return reply.id < 0;
   }
 
-  call(op: string, args: unknown, signal?: Cancellation): Promise<unknown> {
+  /** id: of a call that was begun in another way. */
+  call(op: string, args: unknown, signal?: Cancellation, id = --this.lastId): Promise<unknown> {
     if (signal?.aborted) return Promise.reject(signal.reason);
     return new Promise((resolve, reject) => {
-      const message: CallMessage = { type: 'call', id: --this.lastId, op, args };
+      const message: CallMessage = { type: 'call', id, op, args };
       const abort = (): void => {
         this.take(message.id);
         reject(signal!.reason);

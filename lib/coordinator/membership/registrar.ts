@@ -1,7 +1,7 @@
 /** What the member that serves the cluster does: it runs the registry, lets newcomers in, and hands all that over when it leaves. */
 import { FaultlineError } from '../../errors.js';
 import type { CallMessage, ClusterState, MemberId, Message } from '../protocol/messages.js';
-import { Registry, type RegistrySnapshot } from '../protocol/registry.js';
+import { type Direct, Registry, type RegistrySnapshot } from '../protocol/registry.js';
 import { encodeJoin, type Hello, incompatible, type JoinMessage } from '../transport/joining.js';
 import type { Answer } from '../transport/transport.js';
 import type { EmbeddedSession } from './member.js';
@@ -50,6 +50,7 @@ export class Registrar {
 
   stop(): void {
     this.frozen = true;
+    this.registry.endDirect();
   }
 
   // ---- newcomers ----------------------------------------------------------------------------------------------------
@@ -102,6 +103,12 @@ export class Registrar {
     if (!this.frozen) this.registry.call(from, message, this.session.host.now());
   }
 
+  /** One that did not come as a message, of a member of the view. */
+  direct(from: MemberId, message: CallMessage, direct: Direct): void {
+    if (this.frozen) direct(null);
+    else this.registry.call(from, message, this.session.host.now(), direct);
+  }
+
   /** Somebody who is not in the view, and perhaps does not know it. */
   stranger(from: MemberId, answer: Answer): void {
     if (!this.frozen && this.registry.knew(from) && !this.welcomed.has(from)) answer(this.session.encode({ type: 'evicted', epoch: this.session.state.epoch }));
@@ -144,7 +151,7 @@ export class Registrar {
   async handOver(finished: boolean, deadline: number): Promise<void> {
     const { session } = this;
     // In the same turn as the look at who is there: nobody may come to a cluster that is about to end.
-    this.frozen = true;
+    this.stop();
     const patience = (): number => Math.max(deadline, session.host.now() + TAKING * 1000);
     for (let tries = 0; tries < 3; tries++) {
       const [successor] = session.others.filter((member) => member !== this.refusedBy);

@@ -4,6 +4,7 @@
  */
 import type { Cancellation } from '../cancellation.js';
 import type { ClusterState, Envelope, MemberId, Message } from '../protocol/messages.js';
+import type { Direct } from '../protocol/registry.js';
 
 export interface SessionEvents {
   /** A newer agreed state; also the first one, before open() resolves. */
@@ -47,6 +48,10 @@ export interface Session {
   send(to: MemberId, message: Message, payload?: Uint8Array): void;
   /** Asks the registrar. Rejects with FaultlineErrors. An aborted call is withdrawn at the registrar (a lock that was granted meanwhile is released again). */
   call(op: string, args: unknown, signal?: Cancellation): Promise<unknown>;
+  /** Goes on with a call that was begun as {@link direct}: the id is the one that it had there. */
+  again(id: number, op: string, args: unknown, signal?: Cancellation): Promise<unknown>;
+  /** A member's call (CallMessage as JSON), which came by another way than messages. `answer` is called at most once, with null if it has to be asked {@link again}. */
+  direct(from: MemberId, text: string, answer: Direct): void;
   /** This peer did not answer in time although it is in the view: the registrar decides who has to go. */
   suspect(member: MemberId): void;
   /** Leaves in order: waits for its turn, then state() shows this member leaving and its slices at their new homes; handOver must resolve when everything is handed over; then the membership's serving is handed over if it is here, and the view goes on without this member. Bounded by timeoutMs. */

@@ -54,8 +54,8 @@ export class Locks {
     this.drop((request) => request.member === member && request.call === call, false);
   }
 
-  clientGone(member: MemberId, client: number): void {
-    this.drop((request) => request.member === member && request.client === client, true);
+  clientGone(member: MemberId, client: number, died: boolean): void {
+    this.drop((request) => request.member === member && request.client === client, died);
   }
 
   /** died: it did not leave in order, so the next holders must look after what its locks protected. */

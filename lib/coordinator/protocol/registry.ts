@@ -10,7 +10,8 @@
  * - `lock` {name, shared, client, try} -> {token, ownerDied}, or null for a try in vain
  * - `unlock` {name, token, died} -> null; CLOSED
  * - `barrier` {name, parties, client} -> null; BARRIER_BROKEN (members, epoch), INVALID_ARGUMENT
- * - `client-gone` {client} -> null; `call-cancel` {call} -> null; `suspect` {member} -> null
+ * - `client-gone` {client, left} -> null; what it held passes on as the dead's unless it left in order
+ * - `call-cancel` {call} -> null; `suspect` {member} -> null
  * - `leave` {} -> null when it is this member's turn; `left` {finished} -> null
  */
 import { type FaultlineError, makeError, toWire } from '../../errors.js';
@@ -34,7 +35,14 @@ const SLOTS = 1023;
 /** Answers kept for each member, in case it asks the next registrar again: more than it can have under way. */
 const ANSWERS_KEPT = 256;
 
-interface Calls { pending: Map<number, /** client */ number>; answered: Map<number, ReplyMessage> }
+/**
+ * The way back to whoever waits for a call that did not come as a message (see lib/direct.ts). null: ask again, by messages; the
+ * call goes on, or has not begun. false: nobody waits there any more.
+ */
+export type Direct = (reply: ReplyMessage | null) => boolean;
+
+interface Open { client: number; direct?: Direct }
+interface Calls { pending: Map<number, Open>; answered: Map<number, ReplyMessage>; /** Clients that are gone: their calls may arrive after that news. */ gone: Set<number> }
 interface WaitingOpen { asker: Asker; args: OpenArgs }
 
 export interface RegistrySnapshot {
@@ -43,7 +51,7 @@ export interface RegistrySnapshot {
   regions: RegionTableSnapshot;
   locks: LocksSnapshot;
   barriers: BarriersSnapshot;
-  calls: [MemberId, [number, number][], ReplyMessage[]][];
+  calls: [MemberId, /** call, client */ [number, number][], ReplyMessage[], /** clients */ gone: number[]][];
   opens: WaitingOpen[];
   leaver: MemberId;
   leaves: Asker[];
@@ -90,7 +98,7 @@ export class Registry {
   snapshot(): RegistrySnapshot {
     return {
       state: this.state, nextMember: this.nextMember, regions: this.regions.snapshot(), locks: this.locks.snapshot(), barriers: this.barriers.snapshot(),
-      calls: [...this.calls].map(([member, { pending, answered }]) => [member, [...pending], [...answered.values()]]),
+      calls: [...this.calls].map(([member, { pending, answered, gone }]) => [member, [...pending].map(([id, { client }]) => [id, client]), [...answered.values()], [...gone]]),
       opens: this.opens, leaver: this.leaver, leaves: this.leaves,
     };
   }
@@ -110,7 +118,7 @@ export class Registry {
     let slot = 0;
     while (taken.has(slot)) slot++;
     this.liveness.add(member.id, now);
-    this.calls.set(member.id, { pending: new Map(), answered: new Map() });
+    this.calls.set(member.id, { pending: new Map(), answered: new Map(), gone: new Set() });
     this.changeMembers([...this.state.members, { ...member, slot, leaving: false }], []);
     this.publish();
   }
@@ -179,15 +187,23 @@ export class Registry {
   // ---- calls --------------------------------------------------------------------------------------------------------
 
   /** A call that came before, to the registrar before this one perhaps, is answered as it was then and not run again. */
-  call(from: MemberId, { id, op, args }: CallMessage, now: number): void {
+  call(from: MemberId, { id, op, args }: CallMessage, now: number, direct?: Direct): void {
     const calls = this.calls.get(from);
-    if (calls === undefined || calls.pending.has(id)) return;
+    const open = calls?.pending.get(id);
+    if (calls === undefined || open !== undefined) {
+      // Whoever asks again for what is not done yet waits for a message.
+      if (open !== undefined) delete open.direct;
+      direct?.(null);
+      return;
+    }
     const before = calls.answered.get(id);
-    if (before !== undefined) return this.effects.send(from, before);
-    const client = (args as { client?: unknown } | null)?.client;
-    calls.pending.set(id, typeof client === 'number' ? client : 0);
+    if (before !== undefined) return this.reply(from, before, direct);
+    const named = (args as { client?: unknown } | null)?.client;
+    const client = typeof named === 'number' ? named : 0;
+    calls.pending.set(id, { client, direct });
     try {
-      this.run({ member: from, client: typeof client === 'number' ? client : 0, call: id }, op, new Arguments(op, args), now);
+      if (calls.gone.has(client) && op !== 'client-gone') throw makeError('ERR_FAULTLINE_CLOSED', 'this handle was closed', { what: 'handle' });
+      this.run({ member: from, client, call: id }, op, new Arguments(op, args), now);
     } catch (error) {
       this.answer(from, id, null, error as FaultlineError);
     }
@@ -221,8 +237,9 @@ export class Registry {
       case 'client-gone': {
         const client = args.integer('client');
         const calls = this.calls.get(member)!;
-        for (const [id, of] of [...calls.pending]) if (of === client && id !== call) calls.pending.delete(id);
-        this.locks.clientGone(member, client);
+        calls.gone.add(client);
+        for (const [id, open] of [...calls.pending]) if (open.client === client && id !== call) calls.pending.delete(id);
+        this.locks.clientGone(member, client, !args.flag('left'));
         this.barriers.clientGone(member, client);
         return done();
       }
@@ -266,7 +283,11 @@ export class Registry {
 
   private withdraw(member: MemberId, call: number): void {
     const matches = (asker: Asker): boolean => asker.member === member && asker.call === call;
-    this.calls.get(member)?.pending.delete(call);
+    const calls = this.calls.get(member);
+    // One that did not come as a message may come after its withdrawal.
+    if (calls !== undefined && !calls.pending.delete(call) && !calls.answered.has(call)) {
+      this.keep(calls, { type: 'reply', id: call, error: toWire(makeError('ERR_FAULTLINE_CLOSED', 'the call was withdrawn', { what: 'call' })) });
+    }
     this.opens = this.opens.filter(({ asker }) => !matches(asker));
     this.leaves = this.leaves.filter((asker) => !matches(asker));
     this.locks.withdraw(member, call);
@@ -275,11 +296,31 @@ export class Registry {
 
   private answer(member: MemberId, id: number, value: unknown, error?: FaultlineError): void {
     const calls = this.calls.get(member);
-    if (calls === undefined || !calls.pending.delete(id)) return;
+    const open = calls?.pending.get(id);
+    if (calls === undefined || open === undefined) return;
+    calls.pending.delete(id);
     const reply: ReplyMessage = error === undefined ? { type: 'reply', id, value } : { type: 'reply', id, error: toWire(error) };
-    calls.answered.set(id, reply);
+    this.keep(calls, reply);
+    this.reply(member, reply, open.direct);
+  }
+
+  private reply(member: MemberId, reply: ReplyMessage, direct?: Direct): void {
+    if (direct === undefined || !direct(reply)) this.effects.send(member, reply);
+  }
+
+  private keep(calls: Calls, reply: ReplyMessage): void {
+    calls.answered.set(reply.id, reply);
     if (calls.answered.size > ANSWERS_KEPT) calls.answered.delete(calls.answered.keys().next().value!);
-    this.effects.send(member, reply);
+  }
+
+  /** From here on somebody else answers: whoever waits for this registrar alone has to ask again, by messages. */
+  endDirect(): void {
+    for (const { pending } of this.calls.values()) {
+      for (const open of pending.values()) {
+        open.direct?.(null);
+        delete open.direct;
+      }
+    }
   }
 
   // ---- within -------------------------------------------------------------------------------------------------------
@@ -335,8 +376,8 @@ export class Registry {
     this.opens = snapshot.opens;
     this.leaver = snapshot.leaver;
     this.leaves = snapshot.leaves;
-    for (const [member, pending, answered] of snapshot.calls) {
-      this.calls.set(member, { pending: new Map(pending), answered: new Map(answered.map((reply) => [reply.id, reply])) });
+    for (const [member, pending, answered, gone] of snapshot.calls) {
+      this.calls.set(member, { pending: new Map(pending.map(([id, client]) => [id, { client }])), answered: new Map(answered.map((reply) => [reply.id, reply])), gone: new Set(gone) });
     }
     for (const { id } of snapshot.state.members) this.liveness.add(id, now);
   }
