@@ -8,6 +8,7 @@
 
 #include <cerrno>
 
+#include "futex.h"
 #include "lanes.h"
 #include "member.h"
 
@@ -136,8 +137,9 @@ Call::State Call::wait(uint32_t ms, std::string& text) {
   lane_.server_cpu.store(head_.cpu, std::memory_order_relaxed);
   put_back();
   // A member whose lease is over must not act on what it is given before it knows that it is still in: its coordinator asks
-  // again when it does.
-  if (member_.down.load() != kUp) return State::kGone;
+  // again when it does. By the clock, too: after a stop of the process nobody may have seen it yet.
+  const uint64_t lease = member_.lease.load();
+  if (member_.down.load() != kUp || (lease != 0 && now_us() >= lease)) return State::kGone;
   text = std::move(text_);
   return State::kAnswered;
 }

@@ -68,6 +68,8 @@ export function install(state: State, given: InstallArguments): Installed {
   const codeOf = (error: unknown): string => (error as { code?: string }).code ?? (error as { name?: string }).name ?? String(error);
   const isLost = (code: string): boolean => code === 'ERR_FAULTLINE_PAGE_LOST';
   const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+  /** ms. */
+  const LONGEST_BLOCK = 50;
   let plans = 0;
   let round = 0;
   let written = 0;
@@ -138,13 +140,13 @@ export function install(state: State, given: InstallArguments): Installed {
     return code;
   }
 
-  /** Takes the lock, looks at what it protects, and writes it afresh, everywhere the same. */
-  async function section(name: string, signal?: AbortSignal): Promise<string> {
+  /** Takes the lock, looks at what it protects, and writes it afresh, everywhere the same. blocking: ms that this thread may be blocked for it. */
+  async function section(name: string, signal?: AbortSignal, blocking = 0): Promise<string> {
     const plan = ++plans;
     log(['ask', plan, name, now()]);
     let lock;
     try {
-      lock = await cluster.lock(name, { signal });
+      lock = blocking > 0 ? cluster.lockSync(name, { timeout: blocking }) : await cluster.lock(name, { signal });
     } catch (error) {
       log(['unheld', plan, now(), codeOf(error)]);
       return codeOf(error);
@@ -157,7 +159,8 @@ export function install(state: State, given: InstallArguments): Installed {
     await new Promise((resolve) => setImmediate(resolve));
     log(['releasing', plan, now()]);
     try {
-      await lock.release();
+      if (blocking > 0) lock.releaseSync();
+      else await lock.release();
       log(['released', plan, lock.signal.aborted ? codeOf(lock.signal.reason) : '']);
     } catch (error) {
       log(['released', plan, codeOf(error)]);
@@ -189,8 +192,8 @@ export function install(state: State, given: InstallArguments): Installed {
   async function sections(random: () => number): Promise<string> {
     const { signal } = stopped;
     while (!signal.aborted) {
-      const code = await section(locks[Math.floor(random() * locks.length)], signal);
-      if (code && !isLost(code)) return signal.aborted ? '' : code;
+      const code = await section(locks[Math.floor(random() * locks.length)], signal, random() < 0.5 ? LONGEST_BLOCK : 0);
+      if (code && !isLost(code) && code !== 'ERR_FAULTLINE_TIMEOUT') return signal.aborted ? '' : code;
       await sleep(1 + Math.floor(random() * 8));
     }
     return '';

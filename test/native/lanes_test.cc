@@ -1,13 +1,15 @@
 // Lanes between two members of one process, under ThreadSanitizer: real faults, real sockets, real page servers. Threads of
 // both members load and store in the same pages; one thread is both coordinators for what lanes leave to them, and makes
 // trouble: transactions, recalls, pins, lanes that are closed and made anew in the middle. No data race, every fault ends,
-// no store is lost, and after all nothing is left of any claim, lock or hop.
+// no store is lost, and after all nothing is left of any claim, lock or hop. Meanwhile threads of both make calls, some of
+// which nobody answers, and some of which nobody waits for: each answer is that of its call.
 #include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,6 +36,7 @@ constexpr uint64_t kPage = 4096, kPages = 96, kExtentPages = 8;
 // What has to have happened before the threads stop.
 constexpr uint64_t kLaneFaults = 4000, kHops = 300, kAhead = 300;
 constexpr int kReconnects = 10;
+constexpr int kCalls = 500;
 // s: far more than a run takes; the signal ends the process, and make reports it.
 constexpr unsigned kDeadline = 150;
 constexpr uint32_t kHome = 0, kOther = 1;  // slots, and indices
@@ -43,6 +46,7 @@ Member* members[2];
 Region* regions[2];
 std::atomic<int> running{0};
 std::atomic<int> reconnects{0};
+std::atomic<int> called{0};  // calls that were answered
 
 // Not instrumented: a page fault inside of the sanitizer's own functions would find it in the middle of something.
 __attribute__((no_sanitize("thread"), noinline)) uint64_t increment(uintptr_t address) {
@@ -61,7 +65,29 @@ uint32_t next_random(uint32_t& random) {
 bool enough() {
   const RegionStats& home = regions[kHome]->stats;
   const RegionStats& other = regions[kOther]->stats;
-  return other.lane_faults >= kLaneFaults && home.lane_recalls_sent >= kHops && other.lane_pages_ahead >= kAhead && reconnects >= kReconnects;
+  return other.lane_faults >= kLaneFaults && home.lane_recalls_sent >= kHops && other.lane_pages_ahead >= kAhead && reconnects >= kReconnects && called >= kCalls;
+}
+
+void caller(uint32_t at, int number) {
+  uint32_t random = static_cast<uint32_t>(number) * 2654435761u + 7;
+  bool right = true;
+  for (int count = 0; !enough(); count++) {
+    const std::string text(1 + next_random(random) % kCallText, static_cast<char>('a' + count % 26));
+    const std::unique_ptr<Call> call = Call::ask(*members[at], 1 - at, kIds[1 - at], text);
+    if (call == nullptr) {
+      sched_yield();
+      continue;
+    }
+    if (next_random(random) % 32 == 0) continue;
+    std::string answer;
+    Call::State state = Call::State::kWaits;
+    for (int slices = 0; state == Call::State::kWaits && slices < 20; slices++) state = call->wait(10, answer);
+    if (state != Call::State::kAnswered) continue;
+    right = right && answer == text;
+    called++;
+  }
+  test::check(right, "an answer is that of its call");
+  running--;
 }
 
 // Each thread has a word of its own in every page, and knows what it must read there.
@@ -109,7 +135,12 @@ class Coordinator {
     uint32_t random = 4711;
     while (running > 0) {
       RingRecord record;
-      for (uint32_t at : {kHome, kOther}) while (members[at]->ring.pop(record)) if (record.kind == kRingFault) serve(at, record);
+      for (uint32_t at : {kHome, kOther}) {
+        while (members[at]->ring.pop(record)) {
+          if (record.kind == kRingFault) serve(at, record);
+          if (record.kind == kRingLaneCall) answer_calls(at, random);
+        }
+      }
       disturb(random);
       sched_yield();
     }
@@ -119,6 +150,16 @@ class Coordinator {
  private:
   PageEntry& entry(uint32_t at, uint64_t page) { return regions[at]->pages[page]; }
   DirectoryEntry& directory(uint64_t page) { return regions[kHome]->directory[page]; }
+
+  // One in 64 is forgotten.
+  void answer_calls(uint32_t at, uint32_t& random) {
+    for (const ArrivedCall& call : calls_take(*members[at])) {
+      test::check(call.member == kIds[1 - at], "a call says who asks");
+      if (next_random(random) % 64 == 0) continue;
+      call_answer(*members[at], call.serial, call.text);
+      test::check(!call_answer(*members[at], call.serial, call.text), "a call is answered once");
+    }
+  }
 
   void begin_transaction(uint64_t page) {
     regions[kHome]->touch(page, kDirectoryTouched);
@@ -282,11 +323,12 @@ int main(int argc, char** argv) {
   for (uint64_t extent = 0; extent < regions[kHome]->extent_count; extent++) regions[kHome]->homed[extent].store(kHomed);
   Coordinator::connect();
 
-  running = 2 * kThreads;
+  running = 2 * kThreads + 2;
   Coordinator coordinator;
   std::thread both([&] { coordinator.run(); });
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; i++) for (uint32_t at : {kHome, kOther}) threads.emplace_back(user, at, 2 * i + static_cast<int>(at));
+  for (uint32_t at : {kHome, kOther}) threads.emplace_back(caller, at, static_cast<int>(at));
   for (std::thread& thread : threads) thread.join();
   both.join();
 
@@ -301,8 +343,8 @@ int main(int argc, char** argv) {
   }
   const RegionStats& other = regions[kOther]->stats;
   const auto number = [](const std::atomic<uint64_t>& value) { return static_cast<unsigned long long>(value.load()); };
-  std::printf("lanes: %llu faults over lanes, %llu pages read ahead, %llu hops, %llu referred, %llu broken, %d times made anew\n", number(other.lane_faults),
-              number(other.lane_pages_ahead), number(regions[kHome]->stats.lane_recalls_sent), number(other.lane_referred), number(other.lane_broken), reconnects.load());
+  std::printf("lanes: %llu faults over lanes, %llu pages read ahead, %llu hops, %llu referred, %llu broken, %d times made anew; %d calls\n", number(other.lane_faults),
+              number(other.lane_pages_ahead), number(regions[kHome]->stats.lane_recalls_sent), number(other.lane_referred), number(other.lane_broken), reconnects.load(), called.load());
   for (Region* region : regions) region_release(*region);
   for (Member* member : members) member_stopped(*member);
   const bool right = test::failed == 0;
