@@ -489,6 +489,86 @@ describe('registry: barriers', () => {
   });
 });
 
+describe('registry: direct calls', () => {
+  /** What came on the direct way: replies, or null for 'ask again'. */
+  function direct(bench: Bench, from: MemberId, op: string, args: object, id: number, open = true): (ReplyMessage | null)[] {
+    const came: (ReplyMessage | null)[] = [];
+    bench.registry.call(from, { type: 'call', id, op, args: { client: 1, ...args } }, bench.now, (reply) => open && came.push(reply) > 0);
+    return came;
+  }
+  const messages = (bench: Bench, id: number): Message[] => bench.said.map(({ message }) => message).filter((message) => message.type === 'reply' && message.id === id);
+
+  it('are answered on their own way, at once or when their turn comes, and not by a message', () => {
+    const bench = new Bench(2);
+    const [first] = direct(bench, 1, 'lock', { name: 'l' }, -5e9) as ReplyMessage[];
+    const second = direct(bench, 2, 'lock', { name: 'l' }, -6e9);
+    assert.deepEqual(second, []);
+    assert.equal(direct(bench, 1, 'unlock', { name: 'l', token: (first.value as any).token }, -5e9 - 1)[0]!.error, undefined);
+    const [granted] = second as ReplyMessage[];
+    assert.equal(Number((granted.value as any).token), Number((first.value as any).token) + 1);
+    for (const id of [-5e9, -6e9, -5e9 - 1]) assert.deepEqual(messages(bench, id), []);
+  });
+
+  it('are answered by a message if nobody waits on their way any more', () => {
+    const bench = new Bench(2);
+    direct(bench, 2, 'lock', { name: 'l' }, -6e9, false);
+    assert.equal(messages(bench, -6e9).length, 1);
+  });
+
+  it('that are asked again by a message are answered by one, as they were or when they are done, and not carried out twice', () => {
+    const bench = new Bench(2);
+    const again = (from: MemberId, id: number): void => bench.registry.call(from, { type: 'call', id, op: 'lock', args: { name: 'l', client: 1 } }, bench.now);
+    const done = direct(bench, 1, 'lock', { name: 'l' }, -5e9);
+    again(1, -5e9);
+    assert.deepEqual(messages(bench, -5e9), done);
+    const waiting = direct(bench, 2, 'lock', { name: 'l' }, -6e9);
+    again(2, -6e9);
+    bench.call(1, 'unlock', { name: 'l', token: (done[0]!.value as any).token });
+    assert.deepEqual([waiting.length, messages(bench, -6e9).length], [0, 1]);
+    assert.ok(bench.lock(1, 'l', { try: true }).value === null, 'the second one holds it');
+  });
+
+  it('that arrive after their withdrawal, or after the news that their thread has ended, hold nothing', () => {
+    const bench = new Bench(2);
+    bench.call(2, 'call-cancel', { call: -6e9 });
+    bench.call(1, 'client-gone', { client: 1 });
+    assert.equal(direct(bench, 2, 'lock', { name: 'l' }, -6e9)[0]!.error!.code, 'ERR_FAULTLINE_CLOSED');
+    assert.equal(direct(bench, 1, 'lock', { name: 'l' }, -5e9)[0]!.error!.code, 'ERR_FAULTLINE_CLOSED');
+    assert.equal(direct(bench, 1, 'barrier', { name: 'b', parties: 1 }, -5e9 - 1)[0]!.error!.code, 'ERR_FAULTLINE_CLOSED');
+    assert.equal(bench.lock(2, 'l', { client: 2 }).value.ownerDied, false);
+    // The next registrar knows that, too.
+    const next = new Bench(0, JSON.parse(JSON.stringify(bench.registry.snapshot())), 2);
+    assert.equal(direct(next, 1, 'lock', { name: 'm' }, -5e9 - 2)[0]!.error!.code, 'ERR_FAULTLINE_CLOSED');
+  });
+
+  it('are to be asked again when another registrar takes over, and it answers them', () => {
+    const bench = new Bench(3);
+    const held = direct(bench, 2, 'lock', { name: 'l' }, -6e9);
+    const waiting = direct(bench, 3, 'lock', { name: 'l' }, -7e9);
+    bench.registry.endDirect();
+    assert.deepEqual(waiting, [null]);
+    const next = new Bench(0, JSON.parse(JSON.stringify(bench.registry.snapshot())), 2);
+    next.registry.takeOver();
+    next.registry.call(3, { type: 'call', id: -7e9, op: 'lock', args: { name: 'l', client: 1 } }, 0);
+    assert.deepEqual(messages(next, -7e9), []);
+    next.call(2, 'unlock', { name: 'l', token: (held[0]!.value as any).token });
+    assert.equal(messages(next, -7e9).length, 1);
+    assert.deepEqual(waiting, [null], 'the old way is not used any more');
+  });
+
+  it('of somebody who is no member are to be asked again', () => {
+    const bench = new Bench(1);
+    assert.deepEqual(direct(bench, 9, 'lock', { name: 'l' }, -5e9), [null]);
+  });
+
+  it('a client that left in order has not died', () => {
+    const bench = new Bench(2);
+    bench.lock(1, 'l', { client: 1 });
+    bench.call(1, 'client-gone', { client: 1, left: true });
+    assert.equal(bench.lock(2, 'l').value.ownerDied, false);
+  });
+});
+
 describe('registry: calls', () => {
   it('answers a call that is sent again as before, and does not run it twice', () => {
     const bench = new Bench(2);
