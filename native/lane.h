@@ -98,6 +98,7 @@ struct LaneTurn {
   uint32_t slot = 0;     // of the member at the other end
   bool hop = false;      // D4: this member is the home
   bool ahead = false;    // no thread waits for the first page either
+  bool for_asker = false;  // a hop of the page server's, for somebody who asks it
   uint32_t granted = 0;  // pages, when the answer is here
   Streams* streams = nullptr;  // the thread's own, or nullptr
   LaneQuestion question;
@@ -137,6 +138,9 @@ struct Serving {
 
 bool serve_begin(Region& region, Serving& serving);
 void serve_finish(Region& region, Serving& serving);
+// Refused, because a third member owns the page: claims it for this home as a thread of its own would that faults on it, and
+// takes a lane to the owner. When that turn has ended the question can be looked at again. false: nothing was changed.
+bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn);
 // kLaneReturned.
 void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question);
 

@@ -195,6 +195,8 @@ void lane_break(Region& region, Lane& lane) {
   lanes.wakers.fetch_sub(1);
 }
 
+}  // namespace
+
 // The question is on its way; false: the lane is of no use.
 bool put_question(Region& region, LaneTurn& turn, uint64_t& asked_at) {
   auto& lane = *static_cast<Lane*>(turn.lane);
@@ -247,8 +249,6 @@ void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) 
   }
   region.on_lanes.fetch_sub(1);
 }
-
-}  // namespace
 
 void lane_exchange(Region& region, LaneTurn& turn) {
   uint64_t asked_at = 0;

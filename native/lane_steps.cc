@@ -120,6 +120,7 @@ bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
   turn.slot = slice->slot;
   turn.hop = false;
   turn.ahead = false;
+  turn.for_asker = false;
   turn.streams = nullptr;
   turn.question.generation = slice->generation;
   return true;
@@ -214,6 +215,7 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
   }
   turn.hop = true;
   turn.ahead = false;
+  turn.for_asker = false;
   turn.streams = nullptr;
   LaneQuestion& question = turn.question;
   question.magic = kLaneMagic;
@@ -267,7 +269,8 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint6
     uint32_t end = i + 1;
     while ((forwards || question.stride == -1) && end < question.count && (begun >> end & 1) && grant_at(end) == grant_at(i)) end++;
     const uint64_t first = page_of(question, forwards ? i : end - 1);
-    const uint32_t opened = open_run(region, first, end - i, open_of(grant_at(i)));
+    // What another member is waiting for is not opened here: it goes on at once, and whoever wants it here opens it.
+    const uint32_t opened = turn.for_asker ? uint32_t{kOpenNone} : open_run(region, first, end - i, open_of(grant_at(i)));
     for (; i < end; i++) {
       const uint64_t page = page_of(question, i);
       if (turn.hop) {
@@ -288,7 +291,7 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint6
   if (served) {
     if (!turn.ahead) count(region.stats.lane_faults);
     if (turn.hop) count(region.stats.lane_recalls_sent);
-    count(region.stats.lane_pages_ahead, turn.ahead ? installed : installed - 1);
+    if (!turn.for_asker) count(region.stats.lane_pages_ahead, turn.ahead ? installed : installed - 1);
   } else if (!turn.ahead) {
     count(region.stats.lane_referred);
   }
@@ -305,6 +308,22 @@ void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, voi
 
 // ---- the page server ------------------------------------------------------------------------------------------------
 
+namespace {
+
+// A member that is frozen, or down, grants nothing; nor does one that is not the home that was asked.
+const Slices::Slice* serving_slice(const Region& region, const LaneQuestion& question) {
+  const Slices::Slice* slice = region.slice_of(question.page);
+  const uint64_t lease = region.member->lease.load();
+  const bool fenced = lease != 0 && now_us() >= lease;
+  return !fenced && slice != nullptr && slice->generation == question.generation && effective_down(region) == kUp ? slice : nullptr;
+}
+
+bool makes_sense(const Region& region, const LaneQuestion& question) {
+  return question.page < region.page_count && question.count <= kLanePages && (question.access == kRead || question.access == kWrite);
+}
+
+}  // namespace
+
 bool serve_begin(Region& region, Serving& serving) {
   const LaneQuestion& question = serving.question;
   LaneAnswer& answer = serving.answer;
@@ -314,19 +333,16 @@ bool serve_begin(Region& region, Serving& serving) {
   serving.closes = 0;
   count(region.stats.lane_served);
   Gate& gate = region.member->gate;
-  if (question.page >= region.page_count || question.count > kLanePages || (question.access != kRead && question.access != kWrite) || !gate.enter()) return false;
-  const Slices::Slice* slice = region.slice_of(question.page);
-  // Asked inside the gate: a member that is frozen, or down, grants nothing, and homes change only outside of it.
-  const uint64_t lease = region.member->lease.load();
-  const bool fenced = lease != 0 && now_us() >= lease;
-  const bool able = !fenced && slice != nullptr && slice->generation == question.generation && effective_down(region) == kUp;
-  if (able && question.op == kLaneRecall) {
+  if (!makes_sense(region, question) || !gate.enter()) return false;
+  // Asked inside the gate: homes change only outside of it.
+  const Slices::Slice* slice = serving_slice(region, question);
+  if (slice != nullptr && question.op == kLaneRecall) {
     if (slice->slot == serving.slot && begin_lane_recall(region.pages[question.page], question.version, question.keep != 0, clock32())) {
       serving.taken = 1;
       serving.closes = 1;
       return true;
     }
-  } else if (able && question.op == kLaneRequest && region.homed_here(question.page)) {
+  } else if (slice != nullptr && question.op == kLaneRequest && region.homed_here(question.page)) {
     const uint32_t now = clock32();
     for (; serving.taken < question.count; serving.taken++) {
       const uint64_t page = page_of(question, serving.taken);
@@ -393,6 +409,20 @@ void serve_finish(Region& region, Serving& serving) {
   if (recall) count(region.stats.lane_recalls_received);
   count(region.stats.lane_pages_out, granted);
   if (answer.content == kLaneBytesFollow) count(region.stats.lane_bytes_out, granted * region.page_size);
+}
+
+bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn) {
+  const LaneQuestion& question = serving.question;
+  if (question.op != kLaneRequest || !makes_sense(region, question) || serving_slice(region, question) == nullptr || !region.homed_here(question.page)) return false;
+  region.touch(question.page, kPagesTouched | kDirectoryTouched);
+  const uint64_t word = region.directory[question.page].word.load();
+  if (state_of(word) != kOwned || owner_of(word) == serving.slot) return false;
+  // No thread is to be counted as one that waits for the page.
+  bool registered = true;
+  if (!lane_hop(region, question.page, question.access, registered, turn)) return false;
+  turn.ahead = true;
+  turn.for_asker = true;
+  return true;
 }
 
 void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question) {

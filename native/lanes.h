@@ -109,6 +109,11 @@ LaneTraffic lanes_traffic(Member& member);
 // For the handler: asks, installs, ends the claims. Async-signal-safe.
 void lane_exchange(Region& region, LaneTurn& turn);
 
+// The same in two halves, for whoever does not want to wait in between; take_answer waits for what is not here yet. asked:
+// what put_question said.
+bool put_question(Region& region, LaneTurn& turn, uint64_t& asked_at);
+void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at);
+
 // Brings pages of [first, end) that are not here, as far as lanes can, run by run; `looked_at`: everything before it was
 // tried. What is not here then is the coordinators'. Not in the handler: it waits for answers.
 void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, uint64_t& looked_at);

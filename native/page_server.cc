@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -41,6 +42,10 @@ constexpr uint64_t kAgainLongest = 1'000'000;
 // µs that a stranger may take to say who it is.
 constexpr uint64_t kHelloTime = 1'000'000;
 constexpr int kBuffer = 512 << 10;
+// µs that a question waits for a third member's page, and bytes of the largest page for which it does: less than either end's
+// patience and buffer.
+constexpr uint64_t kHopTime = 100'000;
+constexpr uint64_t kHopBytes = 64 << 10;
 // Every so many looks at the lane that was answered last there is one at everything.
 constexpr uint32_t kLookAtAll = 8;
 
@@ -66,6 +71,8 @@ bool same_token(const uint8_t* a, const uint8_t* b) {
   return difference == 0;
 }
 
+struct Hop;
+
 // A socket that others opened to this page server, or that is being opened to theirs.
 struct Connection {
   int fd = -1;
@@ -80,11 +87,22 @@ struct Connection {
   // Accepted, once a call has come over it: the descriptor is its.
   std::shared_ptr<Socket> socket;
   uint64_t call = 0;  // the serial of the last one
+  Hop* hop = nullptr; // what its question waits for
   // An answer that did not fit into the socket: what is left of the head, then of the pages.
   Serving serving;
   Region* region = nullptr;  // whose active count is raised while it is set
   uint64_t sent = 0;
   uint64_t whole = 0;
+};
+
+// A question that is not answered yet, because its page comes from a third member.
+struct Hop {
+  LaneTurn turn;
+  Region* region = nullptr;     // entered
+  Connection* asker = nullptr;  // nullptr: has gone
+  int fd = -1;                  // of the turn's lane
+  uint64_t asked_at = 0;
+  uint64_t until = 0;           // µs
 };
 
 struct Server {
@@ -97,6 +115,7 @@ struct Server {
   bool stopping = false;  // under the mutex
   uint32_t self = 0;
   std::vector<std::unique_ptr<Connection>> connections;
+  std::vector<std::unique_ptr<Hop>> hops;
   // µs: when lanes that are to be made, and strangers, are looked at next. Others than its thread set it under the mutex.
   std::atomic<uint64_t> look_at{0};
   // Polling: until when, ns; how worth while it has been; whom it is for.
@@ -133,6 +152,7 @@ struct Server {
       peer.again_at = now_us() + std::min(kAgainLongest, kAgain << std::min(peer.attempts, 6u));
     }
     if (connection->region != nullptr) let_go(connection);
+    if (connection->hop != nullptr) connection->hop->asker = nullptr;
     look_at = 0;
     if (hot.load(std::memory_order_relaxed) == connection) hot.store(nullptr, std::memory_order_relaxed);
     if (connection->socket != nullptr) {
@@ -376,7 +396,7 @@ struct Server {
       }
       while (connection->in_length >= sizeof(LaneQuestion)) {
         // Whoever asks again before it has its answer breaks the rules.
-        if (connection->whole != 0) return end(connection);
+        if (connection->whole != 0 || connection->hop != nullptr) return end(connection);
         LaneQuestion& question = connection->serving.question;
         memcpy(&question, connection->in, sizeof question);
         const uint32_t length = question.op == kLaneCall ? question.version : 0;
@@ -424,10 +444,18 @@ struct Server {
       return true;
     }
     if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
+    return serve(connection, region, received, true);
+  }
+
+  // region: entered, or nullptr. hops: it may wait for a third member's page.
+  bool serve(Connection* connection, Region* region, uint64_t received, bool hops) {
+    Serving& serving = connection->serving;
+    const LaneQuestion& question = serving.question;
     memset(&serving.answer, 0, kLaneAnswerHead);
     serving.answer.magic = kLaneMagic;
     const bool able = region != nullptr && (question.op == kLaneRequest || question.count == 1) && serve_begin(*region, serving);
     if (able) serve_finish(*region, serving);
+    else if (hops && region != nullptr && begin_hop(connection, *region)) return true;
     LaneAnswer& answer = serving.answer;
     const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
     answer.cpu = cpu;
@@ -442,6 +470,76 @@ struct Server {
     if (!push_out(connection)) return false;
     plan_polling(connection, question.cpu, cpu, connection->whole);
     return true;
+  }
+
+  // ---- pages that a third member owns ---------------------------------------------------------------------------------
+
+  bool begin_hop(Connection* connection, Region& region) {
+    if (region.page_size > kHopBytes) return false;
+    auto hop = std::make_unique<Hop>();
+    if (!serve_hop(region, connection->serving, hop->turn)) return false;
+    const Lane& lane = *static_cast<Lane*>(hop->turn.lane);
+    hop->region = &region;
+    hop->fd = lane.fd.load(std::memory_order_relaxed);
+    hop->until = now_us() + kHopTime;
+    if (!put_question(region, hop->turn, hop->asked_at)) {
+      take_answer(region, hop->turn, false, hop->asked_at);
+      return false;
+    }
+    const uint64_t due = look_at.load();
+    if (hop->until < due) look_at.store(hop->until);
+    hop->asker = connection;
+    connection->hop = hop.get();
+    watch(reinterpret_cast<Connection*>(hop.get()), hop->fd, EPOLLIN, EPOLL_CTL_ADD);
+    poll_until = 0;
+    if (lane_may_poll(lane, static_cast<uint32_t>(sched_getcpu()))) {
+      // Whatever comes next, and not the lane that was answered last alone.
+      hot.store(nullptr, std::memory_order_relaxed);
+      poll_until = now_ns() + uint64_t{lane_poll_us()} * 1000;
+    }
+    hops.push_back(std::move(hop));
+    return true;
+  }
+
+  // Is the whole answer here, or an end of it?
+  static bool arrived(const Hop& hop) {
+    LaneAnswer head;
+    const uint64_t least = lane_answer_size(1);
+    const ssize_t got = recv(hop.fd, &head, least, MSG_PEEK | MSG_DONTWAIT);
+    if (got < 0) return errno != EAGAIN && errno != EINTR;
+    if (got == 0) return true;
+    if (static_cast<uint64_t>(got) < least) return false;
+    int there = 0;
+    if (ioctl(hop.fd, FIONREAD, &there) != 0) return true;
+    const bool bytes = head.granted > 0 && head.content == kLaneBytesFollow;
+    return static_cast<uint64_t>(there) >= least + (bytes ? hop.region->page_size : 0);
+  }
+
+  // came: its answer is here. Whoever asked is answered now, if not as it wanted.
+  void end_hop_for(Hop* ending, bool came) {
+    const auto at = std::find_if(hops.begin(), hops.end(), [&](const auto& other) { return other.get() == ending; });
+    const std::unique_ptr<Hop> hop = std::move(*at);
+    hops.erase(at);
+    // Before the lane is another's.
+    epoll_ctl(epoll, EPOLL_CTL_DEL, hop->fd, nullptr);
+    take_answer(*hop->region, hop->turn, came, hop->asked_at);
+    Connection* const asker = hop->asker;
+    if (asker == nullptr) return region_leave(*hop->region);
+    asker->hop = nullptr;
+    if (!serve(asker, hop->region, now_ns(), false)) drop(asker);
+  }
+
+  // Under the mutex. Those that wait for this peer.
+  void end_hops(const Peer& peer) {
+    for (size_t i = 0; i < hops.size();) {
+      Hop* const hop = hops[i].get();
+      if (static_cast<Lane*>(hop->turn.lane)->peer != &peer) {
+        i++;
+        continue;
+      }
+      end_hop_for(hop, false);
+      i = 0;
+    }
   }
 
   // Sends what the socket takes. false: it is broken.
@@ -539,6 +637,7 @@ struct Server {
     }
     for (int& listener : listeners) if (reinterpret_cast<int*>(connection) == &listener) return accept_all(listener);
     // An event before this one may have ended it.
+    for (const auto& hop : hops) if (reinterpret_cast<Connection*>(hop.get()) == connection) return arrived(*hop) ? end_hop_for(hop.get(), true) : void();
     if (std::none_of(connections.begin(), connections.end(), [&](const auto& other) { return other.get() == connection; })) return;
     if (connection->outgoing != nullptr) return outgoing_ready(connection);
     if (connection->whole != 0) {
@@ -548,10 +647,20 @@ struct Server {
     readable(connection);
   }
 
-  // Strangers that say nothing are sent away.
+  // Strangers that say nothing are sent away, and what others do not answer is refused.
   int64_t overdue() {
     int64_t next = -1;
     const uint64_t now = now_us();
+    for (size_t i = 0; i < hops.size();) {
+      if (hops[i]->until > now) {
+        const auto left = static_cast<int64_t>(hops[i]->until - now);
+        if (next < 0 || left < next) next = left;
+        i++;
+        continue;
+      }
+      end_hop_for(hops[i].get(), false);
+      i = 0;
+    }
     for (size_t i = 0; i < connections.size();) {
       Connection* connection = connections[i].get();
       const bool waits = connection->outgoing != nullptr || connection->peer == nullptr;
@@ -637,6 +746,7 @@ Peer& peer_at(Lanes& lanes, uint32_t slot) {
 // Under the mutex. Waits for threads that use one of its lanes: their sockets are shut, so that they don't wait either.
 void close_peer(Server& server, Peer& peer) {
   peer.up.store(false);
+  server.end_hops(peer);
   const uint32_t for_faults = peer.connected & kFaultLanes;
   for (uint32_t i = 0; i < kLanesPerPeer; i++) if (for_faults >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
   for (uint32_t idle = 0; idle != for_faults;) {
