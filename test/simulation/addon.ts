@@ -35,6 +35,8 @@ export interface Simulation extends Shared {
   laneGiveUp(thread: number): void;
   /** A question at the page server; the handle is for the next two, and ends with serveFinish. */
   serveBegin(region: number, slot: number, question: Uint8Array): number;
+  /** Refused because a third member owns the page: the page server, in that thread's place, has claimed it and is to ask the owner. */
+  serveHop(thread: number, slot: number, question: Uint8Array): boolean;
   /** It holds LOCK and BUSY of what it was asked for. */
   serveLocked(serving: number): boolean;
   /** Returns the answer's head. */

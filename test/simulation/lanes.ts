@@ -4,7 +4,6 @@
  */
 import type { ClusterState, MemberId } from '../../lib/coordinator/protocol/messages.js';
 import type { SimulatedMember } from './member.js';
-import type { Thread } from './thread.js';
 import type { World } from './world.js';
 
 const PAGE_SIZE = 4096;
@@ -13,15 +12,19 @@ const ANSWER = 200_000;
 /** Lanes to one peer. */
 const LANES = 2;
 
+/** A thread, or the page server for somebody who asks it. */
+interface Asker { readonly index: number; readonly id: number | string }
 interface Exchange { peer: MemberId; installing: boolean; over: () => void }
 interface Answer { head: Uint8Array; pages: Map<number, Int32Array> }
 
 export class SimulatedLanes {
-  private readonly exchanges = new Map<Thread, Exchange>();
+  private readonly exchanges = new Map<Asker, Exchange>();
   /** The page server's own: what it is in the middle of, and what waits. */
   private serving: { finish: () => void } | null = null;
   private readonly waiting: (() => void)[] = [];
   private readonly peers = new Map<number, MemberId>();
+  /** The page server as one that asks: one question at a time, the production has more. */
+  private hopper: Asker | null = null;
   private stopped = false;
 
   constructor(private readonly world: World, private readonly member: SimulatedMember) {}
@@ -68,7 +71,7 @@ export class SimulatedLanes {
   }
 
   /** The thread has claimed its page, and asks; `over` when its claims have ended, or are the coordinator's. */
-  ask(thread: Thread, over: () => void): void {
+  ask(thread: Asker, over: () => void): void {
     const { world, member } = this;
     const { slot, question, first, access, count, hop } = world.native.laneQuestion(thread.index);
     const peer = this.peers.get(slot);
@@ -91,11 +94,11 @@ export class SimulatedLanes {
     return this.world.choices.skewed(Math.ceil(this.world.plan.latency / 2));
   }
 
-  private breaks(thread: Thread, exchange: Exchange): void {
+  private breaks(thread: Asker, exchange: Exchange): void {
     this.world.events.after(this.world.choices.skewed(1_000), this.member.id, () => this.giveUp(thread, exchange));
   }
 
-  private answered(thread: Thread, exchange: Exchange, other: SimulatedMember, question: Uint8Array, answer: Answer): void {
+  private answered(thread: Asker, exchange: Exchange, other: SimulatedMember, question: Uint8Array, answer: Answer): void {
     const { world, member } = this;
     if (this.exchanges.get(thread) !== exchange || exchange.installing) return;
     // The kernel writes the bytes where they belong before the thread runs again, and perhaps only some of them.
@@ -113,7 +116,7 @@ export class SimulatedLanes {
     world.events.after(world.choices.skewed(5), member.id, () => this.finish(thread, exchange));
   }
 
-  private finish(thread: Thread, exchange: Exchange): void {
+  private finish(thread: Asker, exchange: Exchange): void {
     if (this.exchanges.get(thread) !== exchange) return;
     this.exchanges.delete(thread);
     this.world.native.laneFinish(thread.index);
@@ -121,7 +124,7 @@ export class SimulatedLanes {
   }
 
   /** The socket is shut: what has begun to be installed is finished, all else is the coordinator's. */
-  private giveUp(thread: Thread, exchange = this.exchanges.get(thread)): void {
+  private giveUp(thread: Asker, exchange = this.exchanges.get(thread)): void {
     if (exchange === undefined || this.exchanges.get(thread) !== exchange) return;
     if (exchange.installing) return this.finish(thread, exchange);
     this.exchanges.delete(thread);
@@ -132,11 +135,11 @@ export class SimulatedLanes {
 
   // ---- answering ----------------------------------------------------------------------------------------------------
 
-  question(from: MemberId, question: Uint8Array, answer: (answer: Answer) => void, refuse: () => void): void {
+  question(from: MemberId, question: Uint8Array, answer: (answer: Answer) => void, refuse: () => void, hops = true): void {
     const { world, member } = this;
     const slot = [...this.peers].find(([, id]) => id === from)?.[0];
     if (this.stopped || member.ended || member.protocol === undefined || slot === undefined) return refuse();
-    if (this.serving !== null) return void this.waiting.push(() => this.question(from, question, answer, refuse));
+    if (this.serving !== null) return void this.waiting.push(() => this.question(from, question, answer, refuse, hops));
     const index = world.native.serveBegin(member.regionHandle, slot, question);
     const end = (head: Uint8Array): void => {
       // Sent without any lock: from the memory as it is by then.
@@ -151,9 +154,19 @@ export class SimulatedLanes {
       const serving = { finish: done };
       this.serving = serving;
       world.events.after(world.choices.skewed(5), member.id, () => { if (this.serving === serving) done(); });
-    } else {
-      end(world.native.serveFinish(index));
+      return;
     }
+    const refused = world.native.serveFinish(index);
+    const hop = hops ? this.hop(slot, question) : null;
+    if (hop === null) end(refused);
+    else this.ask(hop, () => this.question(from, question, answer, refuse, false));
+  }
+
+  /** The page server asks the page's owner. */
+  private hop(slot: number, question: Uint8Array): Asker | null {
+    const { world, member } = this;
+    this.hopper ??= { index: world.native.threadCreate(member.regionHandle), id: `server of ${member.id}` };
+    return !this.exchanges.has(this.hopper) && world.native.serveHop(this.hopper.index, slot, question) ? this.hopper : null;
   }
 
   private pages(question: Uint8Array, head: Uint8Array): Map<number, Int32Array> {

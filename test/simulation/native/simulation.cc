@@ -298,6 +298,20 @@ Napi::Value begin_serving(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(index));
 }
 
+// (thread, slot, question): the page server's own turn, kept in that thread's place. false: it can't ask the owner.
+Napi::Value hop_for(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  const uint32_t slot = arguments.u32(1);
+  const uint8_t* question = arguments.bytes(2, 0, sizeof(LaneQuestion));
+  if (!arguments.ok) return info.Env().Undefined();
+  Serving serving;
+  serving.slot = slot;
+  memcpy(&serving.question, question, sizeof(LaneQuestion));
+  thread->turn = Turn{};
+  return Napi::Boolean::New(info.Env(), serve_hop(*thread->region, serving, thread->turn.lane));
+}
+
 Asked* asked_at(Arguments& arguments) {
   const uint64_t index = arguments.number(0);
   if (arguments.ok && (index >= asked.size() || asked[index] == nullptr)) arguments.fail("ERR_NATIVE_HANDLE", "no such question");
@@ -409,6 +423,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("laneFinish", finish_lane);
   set("laneGiveUp", give_up_lane);
   set("serveBegin", begin_serving);
+  set("serveHop", hop_for);
   set("serveLocked", is_locked);
   set("serveFinish", finish_serving);
   set("serveReturned", take_returned);
