@@ -304,6 +304,103 @@ describe('the memory: lanes', () => {
     }), 128 * 127);
   });
 
+  describe('for a page that a third member owns', () => {
+    /** The home, the owner of every page (page n says n + 100), and one that has none, all with lanes. */
+    async function three(pages: number): Promise<[home: Member, owner: Member, asker: Member]> {
+      const [home, owner, asker] = await membersOnLanes(3, pages * PAGE);
+      await untilOnLanes(home, owner);
+      await owner.run(({ region }, count) => { const view = new Int32Array(region.buffer); for (let page = 0; page < count; page++) view[page * 1024] = page + 100; }, pages);
+      return [home, owner, asker];
+    }
+
+    it('have the home ask the owner, which keeps a copy of what is read, and none of what is written', async () => {
+      const [home, owner, asker] = await three(64);
+      const seen = await asker.run(({ region }) => {
+        const view = new Int32Array(region.buffer);
+        const before = region.stats();
+        const read = Array.from({ length: 9 }, (_, i) => view[i * 7 * 1024]);
+        for (let i = 0; i < 9; i++) view[(i * 7 + 1) * 1024 + 1] = -i;
+        const after = region.stats();
+        return { read, faults: after.lanes.faults - before.lanes.faults, referred: after.lanes.referred - before.lanes.referred, bytes: after.bytes.in - before.bytes.in };
+      });
+      assert.deepEqual(seen, { read: Array.from({ length: 9 }, (_, i) => i * 7 + 100), faults: 18, referred: 0, bytes: 18 * PAGE });
+      assert.deepEqual(await owner.run(({ region }) => {
+        const view = new Int32Array(region.buffer);
+        const before = region.stats().faults;
+        const copies = Array.from({ length: 9 }, (_, i) => view[i * 7 * 1024]);
+        const kept = region.stats().faults.read - before.read;
+        const taken = Array.from({ length: 9 }, (_, i) => view[(i * 7 + 1) * 1024] + view[(i * 7 + 1) * 1024 + 1]);
+        return { copies, kept, taken, asked: region.stats().faults.read - before.read };
+      }), { copies: seen.read, kept: 0, taken: Array.from({ length: 9 }, (_, i) => i * 7 + 101 - i), asked: 9 });
+      // Nobody's fault at the home.
+      assert.deepEqual(await home.run(({ region }) => { const { faults, lanes } = region.stats(); return [faults.read, faults.write, lanes.faults, lanes.ahead]; }), [0, 0, 0, 0]);
+    });
+
+    it('move it between two members that read and then write it in turn, without a coordinator', async () => {
+      const [, owner, asker] = await three(64);
+      const referred: number[] = [];
+      for (let turn = 0; turn < 6; turn++) {
+        referred.push(await [asker, owner][turn % 2].run(({ region }) => {
+          const view = new Int32Array(region.buffer);
+          const before = region.stats().lanes;
+          for (let i = 0; i < 64; i++) view[((i * 37) % 64) * 1024]++;
+          const after = region.stats().lanes;
+          return 128 - (after.faults - before.faults) - (after.ahead - before.ahead);
+        }));
+      }
+      // The first turn leaves copies that have to be invalidated: then the pages are known to migrate, and threads whose questions
+      // were refused come back to lanes.
+      assert.ok(referred.slice(3).every((count) => count <= 32), `${referred}`);
+      assert.equal(await owner.run(({ region }) => { const view = new Int32Array(region.buffer); return Array.from({ length: 64 }, (_, page) => view[page * 1024]).every((value, page) => value === page + 106); }), true);
+    });
+
+    it('wait for an owner that is stopped, and for one that leaves; nothing is lost', async () => {
+      const [home, owner, asker] = await three(64);
+      const thread = await asker.thread(({ region }) => ({ buffer: region.buffer }));
+      await owner.kill('SIGSTOP');
+      const read = thread.run(({ buffer }) => new Int32Array(buffer)[3 * 1024]);
+      await home.run(async ({ region }) => { while (region.stats().lanes.broken === 0) await new Promise((resolve) => setTimeout(resolve, 10)); });
+      await owner.kill('SIGCONT');
+      assert.equal(await read, 103);
+      const all = thread.run(({ buffer }) => {
+        const view = new Int32Array(buffer);
+        let sum = 0;
+        for (let i = 0; i < 64; i++) sum += view[((i * 37) % 64) * 1024];
+        return sum;
+      });
+      await owner.leave();
+      assert.equal(await all, 64 * 100 + 32 * 63);
+    });
+
+    it('end when the owner is killed, with the bytes or with the loss', async () => {
+      const [home, owner, asker] = await three(1024);
+      await tellEvents(home, 'member-died');
+      const thread = await asker.thread(({ region }) => ({ buffer: region.buffer }), { load: true });
+      const reading = thread.run((state) => {
+        const view = new Int32Array(state.buffer);
+        const seen = { right: 0, lost: 0, wrong: 0 };
+        for (let i = 0; i < 1024; i++) {
+          const page = (i * 369) % 1024;
+          if (i === 200) state.tell('reading');
+          try {
+            if (state.attempt(() => view[page * 1024]) === page + 100) seen.right++;
+            else seen.wrong++;
+          } catch (error) {
+            if ((error as { code?: string }).code !== 'ERR_FAULTLINE_PAGE_LOST') throw error;
+            seen.lost++;
+          }
+        }
+        return seen;
+      }, undefined, { within: 30_000 });
+      await asker.told('reading');
+      await owner.kill('SIGKILL');
+      await home.told('event member-died', { within: BOUND });
+      const { right, lost, wrong } = await reading;
+      assert.deepEqual([wrong, right + lost], [0, 1024]);
+      assert.ok(right >= 200);
+    });
+  });
+
   it('let no stranger in, whatever it says, and go on', async () => {
     const cluster = `tcp://127.0.0.1:${await freePort()}`;
     const a = await Member.start({ cluster });
