@@ -301,6 +301,23 @@ bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t no
   }
 }
 
+bool ends_soon(const PageEntry& page, uint32_t now) {
+  const uint64_t word = page.word.load();
+  if (word & (kWritePinMask | kReadPinMask)) return false;
+  if (word & kPendMask) return (word & kLane) != 0;
+  const int32_t stay = open(word) != kOpenNone ? stay_left(page, now) : 0;
+  return (word & kBusy) || (resuming(word) && resume_left(page, now) > 0) || (stay > 0 && stay <= static_cast<int32_t>(kSoon));
+}
+
+bool ends_soon(const PageEntry& page, const DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t now) {
+  const uint64_t word = directory.word.load();
+  // What the coordinators are at stays theirs; and copies elsewhere have to be invalidated first.
+  if (word & kTxn) return false;
+  if (word & (kLock | kHop)) return true;
+  const bool alone = access == kRead || (directory.copyset.load() & ~slot_bit(slot)) == 0;
+  return state_of(word) == kIdle && alone && ends_soon(page, now);
+}
+
 // ---- the coordinator as a member -----------------------------------------------------------------------------------
 
 Claimed claim(PageEntry& page, uint32_t access, bool ask_home) {

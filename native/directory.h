@@ -82,6 +82,8 @@ static_assert(sizeof(DirectoryEntry) == 16, "tables are sized by it");
 // µs that a page stays after its last waiting thread has resumed, and at the longest while threads have not.
 constexpr uint32_t kResidency = 8;
 constexpr uint32_t kResumeLimit = 10'000;
+// µs: a stay that is over as soon as that is one of a page that has only just come.
+constexpr uint32_t kSoon = 64;
 // µs: no page is meant to stay for longer.
 constexpr uint32_t kLongestStay = 100'000;
 
@@ -182,6 +184,10 @@ bool unlock_serve(DirectoryEntry& directory, uint32_t access, uint32_t slot, uin
 bool unlock_unserved(DirectoryEntry& directory);
 // M10 by the page server: BUSY was taken (true) of an owned page of this version that may be closed at once.
 bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t now);
+// After a refusal of begin_lane_recall(), or of lock_serve(), changing nothing: what is in the way is a step or an answer that is
+// under way, or a page that has only just come. A guess: whoever asked is looked at again, or not.
+bool ends_soon(const PageEntry& page, uint32_t now);
+bool ends_soon(const PageEntry& page, const DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t now);
 
 // ---- the coordinator as a member -----------------------------------------------------------------------------------
 

@@ -141,6 +141,8 @@ void serve_finish(Region& region, Serving& serving);
 // Refused, because a third member owns the page: claims it for this home as a thread of its own would that faults on it, and
 // takes a lane to the owner. When that turn has ended the question can be looked at again. false: nothing was changed.
 bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn);
+// Refused, for a reason that will probably be over within a few µs.
+bool serve_again(const Region& region, const Serving& serving);
 // kLaneReturned.
 void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question);
 

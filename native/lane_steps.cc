@@ -425,6 +425,14 @@ bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn) {
   return true;
 }
 
+bool serve_again(const Region& region, const Serving& serving) {
+  const LaneQuestion& question = serving.question;
+  if (!makes_sense(region, question) || serving_slice(region, question) == nullptr) return false;
+  const PageEntry& page = region.pages[question.page];
+  if (question.op == kLaneRecall) return ends_soon(page, clock32());
+  return region.homed_here(question.page) && ends_soon(page, region.directory[question.page], question.access, serving.slot, clock32());
+}
+
 void serve_returned(Region& region, uint32_t slot, const LaneQuestion& question) {
   if (question.page >= region.page_count) return;
   const Slices::Slice* slice = region.slice_of(question.page);

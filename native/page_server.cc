@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -46,6 +47,9 @@ constexpr int kBuffer = 512 << 10;
 // patience and buffer.
 constexpr uint64_t kHopTime = 100'000;
 constexpr uint64_t kHopBytes = 64 << 10;
+// ns that a question waits for what is about to end, and between two looks.
+constexpr uint64_t kParkTime = 150'000;
+constexpr uint64_t kParkStep = 10'000;
 // Every so many looks at the lane that was answered last there is one at everything.
 constexpr uint32_t kLookAtAll = 8;
 
@@ -88,6 +92,10 @@ struct Connection {
   std::shared_ptr<Socket> socket;
   uint64_t call = 0;  // the serial of the last one
   Hop* hop = nullptr; // what its question waits for
+  // ... or when it is looked at again (ns; 0: it does not wait), when it came, and its region, entered.
+  uint64_t again_at = 0;
+  uint64_t question_at = 0;
+  Region* again_in = nullptr;
   // An answer that did not fit into the socket: what is left of the head, then of the pages.
   Serving serving;
   Region* region = nullptr;  // whose active count is raised while it is set
@@ -116,6 +124,8 @@ struct Server {
   uint32_t self = 0;
   std::vector<std::unique_ptr<Connection>> connections;
   std::vector<std::unique_ptr<Hop>> hops;
+  std::vector<Connection*> parked;
+  bool can_park = true;
   // µs: when lanes that are to be made, and strangers, are looked at next. Others than its thread set it under the mutex.
   std::atomic<uint64_t> look_at{0};
   // Polling: until when, ns; how worth while it has been; whom it is for.
@@ -153,6 +163,7 @@ struct Server {
     }
     if (connection->region != nullptr) let_go(connection);
     if (connection->hop != nullptr) connection->hop->asker = nullptr;
+    if (connection->again_at != 0) region_leave(*unpark(connection));
     look_at = 0;
     if (hot.load(std::memory_order_relaxed) == connection) hot.store(nullptr, std::memory_order_relaxed);
     if (connection->socket != nullptr) {
@@ -396,7 +407,7 @@ struct Server {
       }
       while (connection->in_length >= sizeof(LaneQuestion)) {
         // Whoever asks again before it has its answer breaks the rules.
-        if (connection->whole != 0 || connection->hop != nullptr) return end(connection);
+        if (connection->whole != 0 || connection->hop != nullptr || connection->again_at != 0) return end(connection);
         LaneQuestion& question = connection->serving.question;
         memcpy(&question, connection->in, sizeof question);
         const uint32_t length = question.op == kLaneCall ? question.version : 0;
@@ -447,6 +458,50 @@ struct Server {
     return serve(connection, region, received, true);
   }
 
+  // Two that want one page ask for it while it is still on its way to the other. A question that is looked at again a few µs
+  // later is served on its lane; refused, it would be the coordinators', and cost ten times as much. (The thread that has
+  // to finish meanwhile may need this processor: between two looks this one sleeps.)
+  bool park(Connection* connection, Region& region, uint64_t received) {
+    if (!can_park || now_ns() - received > kParkTime || !serve_again(region, connection->serving)) return false;
+    connection->again_at = now_ns() + kParkStep;
+    connection->question_at = received;
+    connection->again_in = &region;
+    parked.push_back(connection);
+    poll_until = 0;
+    return true;
+  }
+
+  Region* unpark(Connection* connection) {
+    parked.erase(std::find(parked.begin(), parked.end(), connection));
+    connection->again_at = 0;
+    return connection->again_in;
+  }
+
+  void look_again() {
+    const uint64_t now = now_ns();
+    for (size_t i = 0; i < parked.size();) {
+      Connection* const connection = parked[i];
+      if (connection->again_at > now) {
+        i++;
+        continue;
+      }
+      if (!serve(connection, unpark(connection), connection->question_at, true)) drop(connection);
+      i = 0;
+    }
+  }
+
+  // Events until the next of those who wait is due.
+  int wait_parked(epoll_event* events, int most) {
+    uint64_t next = UINT64_MAX;
+    for (const Connection* connection : parked) next = std::min(next, connection->again_at);
+    const uint64_t now = now_ns();
+    const timespec left{0, static_cast<long>(next > now ? next - now : 0)};
+    const long count = syscall(SYS_epoll_pwait2, epoll, events, most, &left, nullptr, 0);
+    // Kernels before 5.11 can't wait for so short a time.
+    if (count < 0 && errno == ENOSYS) can_park = false;
+    return count < 0 ? 0 : static_cast<int>(count);
+  }
+
   // region: entered, or nullptr. hops: it may wait for a third member's page.
   bool serve(Connection* connection, Region* region, uint64_t received, bool hops) {
     Serving& serving = connection->serving;
@@ -455,7 +510,7 @@ struct Server {
     serving.answer.magic = kLaneMagic;
     const bool able = region != nullptr && (question.op == kLaneRequest || question.count == 1) && serve_begin(*region, serving);
     if (able) serve_finish(*region, serving);
-    else if (hops && region != nullptr && begin_hop(connection, *region)) return true;
+    else if (region != nullptr && ((hops && begin_hop(connection, *region)) || park(connection, *region, received))) return true;
     LaneAnswer& answer = serving.answer;
     const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
     answer.cpu = cpu;
@@ -682,6 +737,8 @@ struct Server {
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
     fault_this_is_coordinator(true);
+    // Short waits are as short as they are meant to be.
+    prctl(PR_SET_TIMERSLACK, 1);
     epoll_event events[32];
     for (;;) {
       int64_t wait = -1;
@@ -700,12 +757,14 @@ struct Server {
         wait = static_cast<int64_t>(due - now_us());
         if (wait < 0) wait = 0;
       }
-      int count = poll_until != 0 ? look(events, 32) : 0;
-      if (count == 0 && poll_until == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
-      if (count <= 0) continue;
+      const bool waits = !parked.empty();
+      int count = waits ? wait_parked(events, 32) : poll_until != 0 ? look(events, 32) : 0;
+      if (count == 0 && !waits && poll_until == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
+      if (count <= 0 && !waits) continue;
       std::lock_guard<std::mutex> lock(lanes.mutex);
       if (stopping) break;
       for (int i = 0; i < count; i++) handle(events[i]);
+      if (waits) look_again();
     }
     fault_this_is_coordinator(false);
   }

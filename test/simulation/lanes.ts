@@ -158,7 +158,9 @@ export class SimulatedLanes {
     }
     const refused = world.native.serveFinish(index);
     const hop = hops ? this.hop(slot, question) : null;
-    if (hop === null) end(refused);
+    // What it has refused it may look at again.
+    if (hop === null && world.choices.chance(0.1)) world.events.after(world.choices.skewed(50), member.id, () => this.question(from, question, answer, refuse, hops));
+    else if (hop === null) end(refused);
     else this.ask(hop, () => this.question(from, question, answer, refuse, false));
   }
 
