@@ -14,6 +14,8 @@ namespace faultline {
 
 // Lanes to one peer: as many threads may have a fault under way there at a time; more take the ring.
 constexpr uint32_t kLanesPerPeer = 4;
+// As many threads may receive new pages in the fast way at a time; more receive them in place.
+constexpr uint32_t kBounces = 16;
 constexpr uint32_t kFaultLanes = (1u << kLanesPerPeer) - 1;
 constexpr uint32_t kPeerSlots = 1023;
 constexpr uint32_t kTokenBytes = 16;
@@ -78,6 +80,10 @@ struct Lanes {
   std::mutex mutex;
   std::atomic<uint32_t> waiting{0};  // for the mutex, others than the page server
   bool running = false;
+  // Places through which pages come that have no memory yet, kBounces of kLaneBytes each; bit i: place i is free. nullptr: there
+  // was no memory for them. Kept, like all of this.
+  uint8_t* bounce = nullptr;
+  std::atomic<uint32_t> bounce_free{0};
   LaneAddresses addresses;
   void* server = nullptr;
   Calls calls;

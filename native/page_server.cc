@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -899,6 +900,13 @@ LaneAddresses lanes_open(Member& member, uint32_t self, const std::string& host,
   if (lanes.addresses.near.empty()) return fail(call);
   lanes.addresses.far = host.empty() ? "" : listen_at(*server, server->listeners[1], host, call);
   if (!host.empty() && lanes.addresses.far.empty()) return fail(call);
+  if (lanes.bounce == nullptr) {
+    void* const bounce = mmap(nullptr, kBounces * kLaneBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (bounce != MAP_FAILED) {
+      lanes.bounce = static_cast<uint8_t*>(bounce);
+      lanes.bounce_free.store((uint32_t{1} << kBounces) - 1);
+    }
+  }
   lane_poll_us();  // reads the environment now, never in a handler
   if (pthread_create(&server->thread, nullptr, [](void* self) -> void* { static_cast<Server*>(self)->run(); return nullptr; }, server.get()) != 0) return fail("pthread_create");
   lanes.server = server.release();
