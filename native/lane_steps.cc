@@ -300,8 +300,9 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint6
 
 void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*)) {
   // The home may have granted what nobody will ever install. A copy is found out at its invalidation; but a page that this
-  // member owns without knowing it is lost when it leaves, so the coordinator asks for it again.
-  const bool owned = turn.ahead && turn.question.access == kWrite;
+  // member owns without knowing it is lost when it leaves, so the coordinator asks for it again. (What a home asks for is the
+  // owner's until the home has it.)
+  const bool owned = turn.ahead && !turn.hop && turn.question.access == kWrite;
   for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), owned || (i == 0 && !turn.ahead));
   end_question(region, turn, false, with_lane);
 }
