@@ -19,7 +19,7 @@ constexpr uint32_t kLaneMagic = 0x316c6166;  // "fal1"
 
 enum LaneOp : uint8_t {
   kLaneRequest = 1,   // member -> home: these pages, with this access
-  kLaneRecall = 2,    // home -> owner: this page back
+  kLaneRecall = 2,    // home -> owner: these pages back
   kLaneReturned = 3,  // home -> owner: I have your bytes; no answer
   kLaneCall = 4,      // member -> registrar: `version` bytes of text follow (calls.h)
 };
@@ -29,10 +29,10 @@ struct LaneQuestion {
   uint8_t op;
   uint8_t access;
   uint8_t keep;      // kLaneRecall: stay with a shared copy; kLaneRequest: all pages with this access, not the first alone
-  uint8_t count;     // kLaneRequest: pages first, first + stride, ...
+  uint8_t count;     // pages first, first + stride, ...; kLaneReturned: one
   uint32_t region;   // its id in the cluster's table
   uint32_t generation;  // of the home of the page's slice
-  uint32_t version;  // kLaneRequest: of the copy that is held (one page only), 0 for none; else: what is recalled or was
+  uint32_t version;  // kLaneRequest: of the copy that is held (one page only), 0 for none; else: of the first page
   int32_t stride;
   uint64_t page;
   uint32_t cpu;      // where the asking thread runs
@@ -115,8 +115,13 @@ void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_vers
 // Claims, from `page` on and before `end`, the next pages that are neither here nor asked for, takes a lane to their home,
 // and makes the question; `page` is behind them then. false: there are none, or no lane.
 bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t access, LaneTurn& turn);
-// D4, first half: the page is homed here and another member has it. false: nothing was changed.
-bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn);
+// D4, first half: the page is homed here and another member has it. What follows in those steps, and is its owner's, too, is
+// fetched to be read with it, `most` pages in all. false: nothing was changed.
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn);
+// ... by a thread with such streams.
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, Streams* streams, LaneTurn& turn);
+// What the owner is to be told when these pages have come: page `i` of them.
+LaneQuestion lane_thanks(const LaneTurn& turn, const LaneAnswer& answer, uint32_t i);
 // The answer is here, and the bytes are in the service view. Takes BUSY of all that can be installed ...
 void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t& begun);
 // ... opens them, and ends the claims.

@@ -305,12 +305,13 @@ void take_answer(Region& region, LaneTurn& turn, bool asked, uint64_t asked_at) 
     lane_install(region, turn, answer, begun);
     if (turn.hop && begun != 0) {
       // The owner need not keep the bytes any longer. If this does not arrive it keeps them in vain.
-      LaneQuestion thanks = question;
-      thanks.op = kLaneReturned;
+      LaneQuestion thanks[kLanePages];
+      uint32_t count = 0;
+      for (uint32_t i = 0; i < question.count; i++) if (begun >> i & 1) thanks[count++] = lane_thanks(turn, answer, i);
       region.stats.lane_messages.fetch_add(1, std::memory_order_relaxed);
       lanes.messages_sent.fetch_add(1, std::memory_order_relaxed);
-      lanes.bytes_sent.fetch_add(sizeof thanks, std::memory_order_relaxed);
-      send_all(lane.fd.load(std::memory_order_relaxed), &thanks, sizeof thanks);
+      lanes.bytes_sent.fetch_add(count * sizeof thanks[0], std::memory_order_relaxed);
+      send_all(lane.fd.load(std::memory_order_relaxed), thanks, count * sizeof thanks[0]);
     }
     lane_finish(region, turn, answer, begun);
     stamp(region.id, question.page, Stage::kLaneInstalled);

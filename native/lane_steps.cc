@@ -45,8 +45,12 @@ void to_coordinator(Region& region, uint64_t page, bool faulted) {
   settle(region, page, after);
 }
 
-void end_question(Region& region, LaneTurn& turn, bool served, void (*with_lane)(Region&, void*)) {
-  if (turn.hop && !served && leave_hop(region.directory[turn.question.page])) settle(region, turn.question.page, {false, true});
+// begun: bit i: page i was installed.
+void end_question(Region& region, LaneTurn& turn, uint64_t begun, void (*with_lane)(Region&, void*)) {
+  for (uint32_t i = 0; turn.hop && i < turn.question.count; i++) {
+    const uint64_t page = page_of(turn.question, i);
+    if (!(begun >> i & 1) && leave_hop(region.directory[page])) settle(region, page, {false, true});
+  }
   // Last: who waits for the lanes to be idle knows then that no claim is left on them.
   with_lane(region, turn.lane);
   turn.lane = nullptr;
@@ -192,7 +196,7 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
   return true;
 }
 
-bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, LaneTurn& turn) {
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn) {
   const uint64_t word = region.directory[page].word.load();
   if (state_of(word) != kOwned || (word & kDirectoryFlags)) return false;
   const Slices::Slice* slice = region.slice_of(page);
@@ -200,11 +204,28 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
   turn.slot = owner_of(word);
   turn.lane = lane_take(region, turn.slot);
   if (turn.lane == nullptr) return false;
+  LaneQuestion& question = turn.question;
+  question.page = page;
+  question.stride = static_cast<int32_t>(stride);
+  question.count = 1;
   Gate& gate = region.member->gate;
   uint32_t version = 0;
   ServeStep step = ServeStep::kRefused;
   if (gate.enter()) {
     if (region.homed_here(page)) step = begin_hop(region.pages[page], region.directory[page], access, turn.slot, registered, version);
+    // What nobody waits for yet is only read: of pages that migrate the owner would keep nothing.
+    for (; step == ServeStep::kLocked && access == kRead && !(word & kMigratory) && question.count < most; question.count++) {
+      const uint64_t next = page_of(question, question.count);
+      if (next < slice->first || next - slice->first >= slice->count || !region.homed_here(next)) break;
+      const uint64_t other = region.directory[next].word.load();
+      if (state_of(other) != kOwned || (other & kMigratory)) break;
+      uint32_t its = 0;
+      bool counted = true;
+      region.touch(next, kPagesTouched);
+      const ServeStep ahead = begin_hop(region.pages[next], region.directory[next], kRead, turn.slot, counted, its);
+      if (ahead == ServeStep::kRefusedAndRing) settle(region, next, {false, true});
+      if (ahead != ServeStep::kLocked) break;
+    }
     gate.leave();
   }
   if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
@@ -217,18 +238,37 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
   turn.ahead = false;
   turn.for_asker = false;
   turn.streams = nullptr;
-  LaneQuestion& question = turn.question;
   question.magic = kLaneMagic;
   question.op = kLaneRecall;
   question.access = static_cast<uint8_t>(access);
   question.keep = access == kRead && !(word & kMigratory);
-  question.count = 1;
   question.region = region.id;
   question.generation = slice->generation;
   question.version = version;
-  question.stride = 1;
-  question.page = page;
   return true;
+}
+
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, Streams* streams, LaneTurn& turn) {
+  int64_t stride = 1;
+  uint64_t most = 1;
+  if (access == kRead && streams != nullptr) {
+    most = stream_window(*streams, region, page, stride);
+    const uint64_t room = kLaneBytes >> region.page_shift;
+    if (most > room) most = room;
+    if (most > kLanePages) most = kLanePages;
+  }
+  if (!lane_hop(region, page, access, registered, static_cast<uint32_t>(most), stride, turn)) return false;
+  if (access == kRead && streams != nullptr) stream_asked(*streams, region, page, turn.question.count);
+  return true;
+}
+
+LaneQuestion lane_thanks(const LaneTurn& turn, const LaneAnswer& answer, uint32_t i) {
+  LaneQuestion thanks = turn.question;
+  thanks.op = kLaneReturned;
+  thanks.page = page_of(turn.question, i);
+  thanks.count = 1;
+  thanks.version = answer.versions[i];
+  return thanks;
 }
 
 void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t& begun) {
@@ -239,7 +279,8 @@ void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint
     const uint64_t page = page_of(question, i);
     PageEntry& entry = region.pages[page];
     bool was_open = false;
-    if (i >= answer.granted) {
+    // The owner of a page has it in the version in which this home has granted it: nobody changes that under HOP.
+    if (i >= answer.granted || (turn.hop && answer.versions[i] != version_of(region.directory[page].word.load()))) {
       to_coordinator(region, page, i == 0 && !turn.ahead);
       continue;
     }
@@ -290,12 +331,12 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint6
   if (turn.streams != nullptr) detour_learn(*turn.streams, region, question.access, answer.granted == 0);
   if (served) {
     if (!turn.ahead) count(region.stats.lane_faults);
-    if (turn.hop) count(region.stats.lane_recalls_sent);
+    if (turn.hop) count(region.stats.lane_recalls_sent, installed);
     if (!turn.for_asker) count(region.stats.lane_pages_ahead, turn.ahead ? installed : installed - 1);
   } else if (!turn.ahead) {
     count(region.stats.lane_referred);
   }
-  end_question(region, turn, served, lane_put_back);
+  end_question(region, turn, begun, lane_put_back);
 }
 
 void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, void*)) {
@@ -304,7 +345,7 @@ void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, voi
   // owner's until the home has it.)
   const bool owned = turn.ahead && !turn.hop && turn.question.access == kWrite;
   for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), owned || (i == 0 && !turn.ahead));
-  end_question(region, turn, false, with_lane);
+  end_question(region, turn, 0, with_lane);
 }
 
 // ---- the page server ------------------------------------------------------------------------------------------------
@@ -317,6 +358,12 @@ const Slices::Slice* serving_slice(const Region& region, const LaneQuestion& que
   const uint64_t lease = region.member->lease.load();
   const bool fenced = lease != 0 && now_us() >= lease;
   return !fenced && slice != nullptr && slice->generation == question.generation && effective_down(region) == kUp ? slice : nullptr;
+}
+
+bool all_holes(const Region& region, const LaneQuestion& question, uint32_t count) {
+  if (question.stride == 1) return next_data(region, question.page) >= (question.page + count) * region.page_size;
+  for (uint32_t i = 0; i < count; i++) if (!is_hole(region, page_of(question, i))) return false;
+  return true;
 }
 
 bool makes_sense(const Region& region, const LaneQuestion& question) {
@@ -338,11 +385,16 @@ bool serve_begin(Region& region, Serving& serving) {
   // Asked inside the gate: homes change only outside of it.
   const Slices::Slice* slice = serving_slice(region, question);
   if (slice != nullptr && question.op == kLaneRecall) {
-    if (slice->slot == serving.slot && begin_lane_recall(region.pages[question.page], question.version, question.keep != 0, clock32())) {
-      serving.taken = 1;
-      serving.closes = 1;
-      return true;
+    const uint32_t now = clock32();
+    for (; slice->slot == serving.slot && serving.taken < question.count; serving.taken++) {
+      const uint64_t page = page_of(question, serving.taken);
+      if (page < slice->first || page - slice->first >= slice->count) break;
+      PageEntry& entry = region.pages[page];
+      // Of the others the home sees by the version whether they are what it has granted.
+      if (!begin_lane_recall(entry, serving.taken == 0 ? question.version : entry.version.load(), question.keep != 0, now)) break;
+      serving.closes |= uint64_t{1} << serving.taken;
     }
+    if (serving.taken > 0) return true;
   } else if (slice != nullptr && question.op == kLaneRequest && region.homed_here(question.page)) {
     const uint32_t now = clock32();
     for (; serving.taken < question.count; serving.taken++) {
@@ -386,19 +438,20 @@ void serve_finish(Region& region, Serving& serving) {
   }
   // Pages that nobody has written are holes, and need no bytes. All pages of an answer are alike.
   const bool same = !recall && question.version != 0;
-  const bool zero = !same && is_hole(region, question.page);
+  // What is recalled is all sent, if only a part of it has been written: it has been given up already.
+  const bool zero = !same && (recall ? all_holes(region, question, serving.taken) : is_hole(region, question.page));
   answer.content = same ? kLaneSame : zero ? kLaneZero : kLaneBytesFollow;
   serving.first_byte = question.page * region.page_size;
   // Neighbours up to here are as the first one is, without asking the kernel about each.
-  const uint64_t alike = serving.taken == 1 || same || !neighbours ? 0 : (zero ? next_data(region, question.page) : next_hole(region, question.page)) >> region.page_shift;
+  const uint64_t alike = serving.taken == 1 || same || recall || !neighbours ? 0 : (zero ? next_data(region, question.page) : next_hole(region, question.page)) >> region.page_shift;
   uint32_t granted = 0;
   for (; granted < serving.taken; granted++) {
     const uint64_t page = page_of(question, granted);
-    if (granted > 0 && page >= alike && is_hole(region, page) != zero) break;
     if (recall) {
-      answer.versions[0] = question.version;
+      answer.versions[granted] = region.pages[page].version.load();
       continue;
     }
+    if (granted > 0 && page >= alike && is_hole(region, page) != zero) break;
     if (unlock_serve(region.directory[page], access_at(question, granted), serving.slot, answer.versions[granted])) settle(region, page, {false, true});
   }
   for (uint32_t i = granted; i < serving.taken; i++) {
@@ -420,7 +473,7 @@ bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn) {
   if (state_of(word) != kOwned || owner_of(word) == serving.slot) return false;
   // No thread is to be counted as one that waits for the page.
   bool registered = true;
-  if (!lane_hop(region, question.page, question.access, registered, turn)) return false;
+  if (!lane_hop(region, question.page, question.access, registered, question.count, question.stride, turn)) return false;
   turn.ahead = true;
   turn.for_asker = true;
   return true;

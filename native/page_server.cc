@@ -509,7 +509,7 @@ struct Server {
     const LaneQuestion& question = serving.question;
     memset(&serving.answer, 0, kLaneAnswerHead);
     serving.answer.magic = kLaneMagic;
-    const bool able = region != nullptr && (question.op == kLaneRequest || question.count == 1) && serve_begin(*region, serving);
+    const bool able = region != nullptr && serve_begin(*region, serving);
     if (able) serve_finish(*region, serving);
     else if (region != nullptr && ((hops && begin_hop(connection, *region)) || park(connection, *region, received))) return true;
     LaneAnswer& answer = serving.answer;
@@ -560,7 +560,7 @@ struct Server {
   // Is the whole answer here, or an end of it?
   static bool arrived(const Hop& hop) {
     LaneAnswer head;
-    const uint64_t least = lane_answer_size(1);
+    const uint64_t least = lane_answer_size(hop.turn.question.count);
     const ssize_t got = recv(hop.fd, &head, least, MSG_PEEK | MSG_DONTWAIT);
     if (got < 0) return errno != EAGAIN && errno != EINTR;
     if (got == 0) return true;
@@ -568,7 +568,7 @@ struct Server {
     int there = 0;
     if (ioctl(hop.fd, FIONREAD, &there) != 0) return true;
     const bool bytes = head.granted > 0 && head.content == kLaneBytesFollow;
-    return static_cast<uint64_t>(there) >= least + (bytes ? hop.region->page_size : 0);
+    return static_cast<uint64_t>(there) >= least + (bytes ? head.granted * hop.region->page_size : 0);
   }
 
   // came: its answer is here. Whoever asked is answered now, if not as it wanted.

@@ -110,7 +110,7 @@ Next serve_look(Region& region, Turn& turn) {
       turn.at_home = take_home(region, turn.page, turn.access, turn);
       turn.ask_home = turn.at_home;
       if (turn.at_home) return Next::kChange;
-      return lane_hop(region, turn.page, turn.access, turn.registered, turn.lane) ? Next::kLane : Next::kLook;
+      return lane_hop(region, turn.page, turn.access, turn.registered, turn.streams, turn.lane) ? Next::kLane : Next::kLook;
     case Step::kLost:
       leave(region, turn);
       return Next::kLost;

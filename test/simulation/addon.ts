@@ -29,8 +29,8 @@ export interface Simulation extends Shared {
   /** Of a thread whose last step was Lane: what it asks whom. */
   laneAskAhead(thread: number, first: number, end: number, access: number): boolean;
   laneQuestion(thread: number): { slot: number; question: Uint8Array; first: number; access: number; count: number; hop: boolean };
-  /** The answer's head; the bytes are in the view. True: the owner of a recalled page is to be told that it arrived. */
-  laneInstall(thread: number, head: Uint8Array): boolean;
+  /** The answer's head; the bytes are in the view. Returns what the owner of recalled pages is to be told of their arrival. */
+  laneInstall(thread: number, head: Uint8Array): Uint8Array[];
   laneFinish(thread: number): void;
   laneGiveUp(thread: number): void;
   /** A question at the page server; the handle is for the next two, and ends with serveFinish. */

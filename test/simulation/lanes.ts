@@ -85,7 +85,7 @@ export class SimulatedLanes {
       if (this.exchanges.get(thread) !== exchange || world.cutOff(member.id, other.id)) return;
       other.lanes.question(member.id, question, (answer) => {
         if (world.choices.chance(world.plan.laneBreaks)) return this.breaks(thread, exchange);
-        world.events.after(this.delay(), member.id, () => this.answered(thread, exchange, other, question, answer));
+        world.events.after(this.delay(), member.id, () => this.answered(thread, exchange, other, answer));
       }, () => this.breaks(thread, exchange));
     });
   }
@@ -98,7 +98,7 @@ export class SimulatedLanes {
     this.world.events.after(this.world.choices.skewed(1_000), this.member.id, () => this.giveUp(thread, exchange));
   }
 
-  private answered(thread: Asker, exchange: Exchange, other: SimulatedMember, question: Uint8Array, answer: Answer): void {
+  private answered(thread: Asker, exchange: Exchange, other: SimulatedMember, answer: Answer): void {
     const { world, member } = this;
     if (this.exchanges.get(thread) !== exchange || exchange.installing) return;
     // The kernel writes the bytes where they belong before the thread runs again, and perhaps only some of them.
@@ -108,11 +108,10 @@ export class SimulatedLanes {
       member.words.set(words, page * (PAGE_SIZE / 4));
     }
     world.note(() => `thread ${thread.id} of member ${member.id} has its answer: ${answer.head[4]} of them, version ${new DataView(answer.head.buffer, answer.head.byteOffset).getUint32(32, true)}`);
-    const hop = world.native.laneInstall(thread.index, answer.head);
+    const thanks = world.native.laneInstall(thread.index, answer.head);
     exchange.installing = true;
-    if (hop) {
-      world.events.after(this.delay(), other.id, () => { if (!other.ended && !world.cutOff(member.id, other.id)) other.lanes.returned(member.id, question); });
-    }
+    const delay = this.delay();
+    for (const one of thanks) world.events.after(delay, other.id, () => { if (!other.ended && !world.cutOff(member.id, other.id)) other.lanes.returned(member.id, one); });
     world.events.after(world.choices.skewed(5), member.id, () => this.finish(thread, exchange));
   }
 

@@ -265,7 +265,13 @@ Napi::Value install_lane(const Napi::CallbackInfo& info) {
   if (!arguments.ok) return info.Env().Undefined();
   memcpy(&thread->answer, head, sizeof thread->answer);
   lane_install(*thread->region, thread->turn.lane, thread->answer, thread->begun);
-  return Napi::Boolean::New(info.Env(), thread->turn.lane.hop && thread->begun != 0);
+  Napi::Array thanks = Napi::Array::New(info.Env());
+  for (uint32_t i = 0; thread->turn.lane.hop && i < thread->turn.lane.question.count; i++) {
+    if (!(thread->begun >> i & 1)) continue;
+    const LaneQuestion one = lane_thanks(thread->turn.lane, thread->answer, i);
+    thanks.Set(thanks.Length(), Napi::Buffer<uint8_t>::Copy(info.Env(), reinterpret_cast<const uint8_t*>(&one), sizeof one));
+  }
+  return thanks;
 }
 
 void finish_lane(const Napi::CallbackInfo& info) {
