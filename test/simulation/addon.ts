@@ -23,6 +23,8 @@ export interface Simulation extends Shared {
   view(region: number): ArrayBuffer;
   threadCreate(region: number): number;
   threadTrap(thread: number, page: number, access: number, ran: boolean, own: number): void;
+  /** As if the thread's faults had come page by page until now, the next at this one: it is read ahead from there. */
+  threadStream(thread: number, page: number, backwards: boolean): void;
   threadStep(thread: number): number;
   threadAsleep(thread: number): boolean;
   threadWake(thread: number): void;

@@ -134,6 +134,7 @@ export class Thread {
         effect();
         return 'done';
       }
+      if (ran && this.world.choices.chance(0.4)) native.threadStream(this.index, missing.page, this.world.choices.chance(0.3));
       native.threadTrap(this.index, missing.page, missing.access, ran, this.id);
       ran = false;
       for (let next: number = Next.Look; next !== Next.Run; ) {

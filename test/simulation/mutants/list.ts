@@ -149,6 +149,12 @@ export const mutants: readonly Mutant[] = [
     'if (keep) directory.copyset.store(slot_bit(slot));', ''),
   mutant('hop-takes-what-is-kept', 'a home that fetches a page on a lane writes it although the owner keeps a copy', 'native/lane_steps.cc',
     '(turn.hop ? question.keep == 0 :', '(turn.hop ? true :'),
+  mutant('hops-left-over', 'of the pages that a home asks for together, those that did not come stay as if they were on their way', 'native/lane_steps.cc',
+    'if (!(begun >> i & 1) && leave_hop(', 'if (i == 0 && !(begun >> i & 1) && leave_hop('),
+  mutant('recalled-as-the-first', 'whether pages that are given back together are all zero is seen from the first of them', 'native/lane_steps.cc',
+    '(recall ? all_holes(region, question, serving.taken) : is_hole(region, question.page))', 'is_hole(region, question.page)'),
+  mutant('hop-beside-copies', 'a home that asks the owner for somebody writes down no copy', 'native/lane_steps.cc',
+    'question.access, question.keep != 0, turn.slot, opened, now);', 'question.access, question.keep != 0 && !turn.for_asker, turn.slot, opened, now);'),
   // ---- the words
   mutant('no-unacked', 'dirty bytes are forgotten before the home has said that it has them', directory,
     'if (unacked) next |= kUnacked;', '(void)unacked;'),

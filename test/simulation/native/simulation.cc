@@ -205,6 +205,17 @@ void trap(const Napi::CallbackInfo& info) {
   thread->word = nullptr;
 }
 
+// (thread, page, backwards): as if the faults before had come in these steps, the next of which is at the page.
+void set_stream(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  const uint64_t page = arguments.number(1);
+  const bool backwards = arguments.boolean(2);
+  if (!arguments.ok) return;
+  Streams& streams = thread->streams;
+  streams.at[0] = {thread->region, backwards ? page + 1 : page - 1, backwards ? -1 : 1, 2, streams.turn};
+}
+
 // One step of the handler's loop: a Next, or 255 while it sleeps.
 Napi::Value step(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
@@ -416,6 +427,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("view", view);
   set("threadCreate", create_thread);
   set("threadTrap", trap);
+  set("threadStream", set_stream);
   set("threadStep", step);
   set("threadAsleep", is_asleep);
   set("threadWake", wake_up);
