@@ -12,6 +12,9 @@ namespace faultline {
 // Pages of one request; the sum of their bytes is bounded, too.
 constexpr uint32_t kLanePages = 64;
 constexpr uint64_t kLaneBytes = 256 << 10;
+// ... of one that a page server makes for somebody: its answer is taken when the whole of it has come, so it has to fit into the
+// buffers of a socket.
+constexpr uint64_t kHopBytes = 64 << 10;
 
 // ---- what goes over a lane: fixed sizes, this machine's byte order (members of another are refused at the join) -------
 

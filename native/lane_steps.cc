@@ -473,7 +473,9 @@ bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn) {
   if (state_of(word) != kOwned || owner_of(word) == serving.slot) return false;
   // No thread is to be counted as one that waits for the page.
   bool registered = true;
-  if (!lane_hop(region, question.page, question.access, registered, question.count, question.stride, turn)) return false;
+  const uint64_t room = kHopBytes >> region.page_shift;
+  const auto most = static_cast<uint32_t>(question.count < room ? question.count : room);
+  if (most == 0 || !lane_hop(region, question.page, question.access, registered, most, question.stride, turn)) return false;
   turn.ahead = true;
   turn.for_asker = true;
   return true;

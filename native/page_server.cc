@@ -44,10 +44,8 @@ constexpr uint64_t kAgainLongest = 1'000'000;
 // µs that a stranger may take to say who it is.
 constexpr uint64_t kHelloTime = 1'000'000;
 constexpr int kBuffer = 512 << 10;
-// µs that a question waits for a third member's page, and bytes of the largest page for which it does: less than either end's
-// patience and buffer.
+// µs that a question waits for a third member's page: less than the asker's patience.
 constexpr uint64_t kHopTime = 100'000;
-constexpr uint64_t kHopBytes = 64 << 10;
 // ns that a question waits for what is about to end, and between two looks.
 constexpr uint64_t kParkTime = 150'000;
 constexpr uint64_t kParkStep = 10'000;
@@ -531,7 +529,6 @@ struct Server {
   // ---- pages that a third member owns ---------------------------------------------------------------------------------
 
   bool begin_hop(Connection* connection, Region& region) {
-    if (region.page_size > kHopBytes) return false;
     auto hop = std::make_unique<Hop>();
     if (!serve_hop(region, connection->serving, hop->turn)) return false;
     const Lane& lane = *static_cast<Lane*>(hop->turn.lane);

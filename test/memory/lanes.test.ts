@@ -451,7 +451,7 @@ describe('the memory: lanes', () => {
   });
 
   it('run over TCP between machines, with IPv4 and IPv6', async function () {
-    const bridge = makeBridge(2);
+    const bridge = makeBridge(3);
     if (typeof bridge === 'string') {
       console.log(`      skipped: ${bridge}`);
       return this.skip();
@@ -472,7 +472,19 @@ describe('the memory: lanes', () => {
         });
         assert.equal(seen.sum, family * 512 * 1024);
         assert.ok(seen.lanes > 0);
-        await Promise.all([a.leave(), b.leave()]);
+        // Runs that a third member owns: no lane is broken off on the way.
+        const c = await Member.start({ netns: bridge.names[2], cluster, join: { insecure: true } });
+        await c.open('grid');
+        await untilOnLanes(c, a);
+        await untilOnLanes(a, c);
+        await c.run(({ region }, given) => { new Int32Array(region.buffer).fill(given + 1); }, family);
+        const third = await b.run(({ region }) => {
+          const sum = new Int32Array(region.buffer).reduce((total, value) => total + value, 0);
+          return { sum, broken: region.stats().lanes.broken };
+        });
+        assert.deepEqual(third, { sum: (family + 1) * 512 * 1024, broken: 0 });
+        assert.equal(await a.run(({ region }) => region.stats().lanes.broken), 0);
+        await Promise.all([a.leave(), b.leave(), c.leave()]);
       }
     } finally {
       bridge.remove();
