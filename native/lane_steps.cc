@@ -443,7 +443,7 @@ void serve_finish(Region& region, Serving& serving) {
   answer.content = same ? kLaneSame : zero ? kLaneZero : kLaneBytesFollow;
   serving.first_byte = question.page * region.page_size;
   // Neighbours up to here are as the first one is, without asking the kernel about each.
-  const uint64_t alike = serving.taken == 1 || same || recall || !neighbours ? 0 : (zero ? next_data(region, question.page) : next_hole(region, question.page)) >> region.page_shift;
+  const uint64_t alike = serving.taken == 1 || same || recall || !neighbours ? 0 : zero ? next_data(region, question.page) >> region.page_shift : data_until(region, question.page);
   uint32_t granted = 0;
   for (; granted < serving.taken; granted++) {
     const uint64_t page = page_of(question, granted);

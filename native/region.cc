@@ -198,6 +198,8 @@ void Region::renew() {
   down.store(kUp);
   detail[0] = 0;
   borders.store(0);
+  dense_from.store(0);
+  dense_to.store(0);
   stats.clear();
   released.store(false);
 }
@@ -495,6 +497,15 @@ uint64_t next_data(const Region& region, uint64_t page) {
 uint64_t next_hole(const Region& region, uint64_t page) {
   const off_t hole = lseek(region.memfd, static_cast<off_t>(page * region.page_size), SEEK_HOLE);
   return hole < 0 ? region.size.load() : static_cast<uint64_t>(hole);
+}
+
+uint64_t data_until(Region& region, uint64_t page) {
+  const uint64_t known = region.dense_to.load(std::memory_order_relaxed);
+  if (page >= region.dense_from.load(std::memory_order_relaxed) && page < known) return known;
+  const uint64_t hole = next_hole(region, page) >> region.page_shift;
+  region.dense_from.store(page, std::memory_order_relaxed);
+  region.dense_to.store(hole, std::memory_order_relaxed);
+  return hole;
 }
 
 uint64_t region_memory(const Region& region) {

@@ -103,6 +103,8 @@ struct Region {
   std::atomic<uint32_t> active{0};
   // Those that receive into, or send from, the service view.
   std::atomic<uint32_t> on_lanes{0};
+  // Pages [from, to) had memory when they were last looked at: see data_until().
+  std::atomic<uint64_t> dense_from{0}, dense_to{0};
   std::atomic<bool> released{false};
   RegionStats stats{};
 
@@ -167,6 +169,9 @@ bool is_hole(const Region& region, uint64_t page);
 // Where the memfd has bytes, or none, at or after a page; the region's end if nowhere. Async-signal-safe.
 uint64_t next_data(const Region& region, uint64_t page);
 uint64_t next_hole(const Region& region, uint64_t page);
+// The page has memory: and so have its neighbours before this one, or had, which is as good for whoever sends them. (The kernel
+// looks at every page until the next hole, which may be the region's end.)
+uint64_t data_until(Region& region, uint64_t page);
 // Bytes of memory (or swap) that the memfd has. Not in the handler: it asks the kernel for more than a position.
 uint64_t region_memory(const Region& region);
 // Pages have come whose memory counts (budget.h). Async-signal-safe.
