@@ -90,10 +90,10 @@ struct Connection {
   // Accepted, once a call has come over it: the descriptor is its.
   std::shared_ptr<Socket> socket;
   uint64_t call = 0;  // the serial of the last one
-  Hop* hop = nullptr; // what its question waits for
-  // ... or when it is looked at again (ns; 0: it does not wait), when it came, and its region, entered.
+  uint64_t question_at = 0;  // ns: when its question came
+  Hop* hop = nullptr;        // what that waits for
+  // ... or when it is looked at again (ns; 0: it does not wait), and its region, entered.
   uint64_t again_at = 0;
-  uint64_t question_at = 0;
   Region* again_in = nullptr;
   // An answer that did not fit into the socket: what is left of the head, then of the pages.
   Serving serving;
@@ -454,16 +454,16 @@ struct Server {
       return true;
     }
     if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
-    return serve(connection, region, received, true);
+    connection->question_at = received;
+    return serve(connection, region, true);
   }
 
   // Two that want one page ask for it while it is still on its way to the other. A question that is looked at again a few µs
   // later is served on its lane; refused, it would be the coordinators', and cost ten times as much. (The thread that has
   // to finish meanwhile may need this processor: between two looks this one sleeps.)
-  bool park(Connection* connection, Region& region, uint64_t received) {
-    if (!can_park || now_ns() - received > kParkTime || !serve_again(region, connection->serving)) return false;
+  bool park(Connection* connection, Region& region) {
+    if (!can_park || now_ns() - connection->question_at > kParkTime || !serve_again(region, connection->serving)) return false;
     connection->again_at = now_ns() + kParkStep;
-    connection->question_at = received;
     connection->again_in = &region;
     parked.push_back(connection);
     poll_until = 0;
@@ -484,7 +484,7 @@ struct Server {
         i++;
         continue;
       }
-      if (!serve(connection, unpark(connection), connection->question_at, true)) drop(connection);
+      if (!serve(connection, unpark(connection), true)) drop(connection);
       i = 0;
     }
   }
@@ -502,18 +502,18 @@ struct Server {
   }
 
   // region: entered, or nullptr. hops: it may wait for a third member's page.
-  bool serve(Connection* connection, Region* region, uint64_t received, bool hops) {
+  bool serve(Connection* connection, Region* region, bool hops) {
     Serving& serving = connection->serving;
     const LaneQuestion& question = serving.question;
     memset(&serving.answer, 0, kLaneAnswerHead);
     serving.answer.magic = kLaneMagic;
     const bool able = region != nullptr && serve_begin(*region, serving);
     if (able) serve_finish(*region, serving);
-    else if (region != nullptr && ((hops && begin_hop(connection, *region)) || park(connection, *region, received))) return true;
+    else if (region != nullptr && ((hops && begin_hop(connection, *region)) || park(connection, *region))) return true;
     LaneAnswer& answer = serving.answer;
     const uint32_t cpu = static_cast<uint32_t>(sched_getcpu());
     answer.cpu = cpu;
-    answer.received = received;
+    answer.received = connection->question_at;
     answer.answered = now_ns();
     connection->region = region;
     if (region != nullptr) region->on_lanes.fetch_add(1);
@@ -579,7 +579,7 @@ struct Server {
     Connection* const asker = hop->asker;
     if (asker == nullptr) return region_leave(*hop->region);
     asker->hop = nullptr;
-    if (!serve(asker, hop->region, now_ns(), false)) drop(asker);
+    if (!serve(asker, hop->region, false)) drop(asker);
   }
 
   // Under the mutex. Those that wait for this peer.
