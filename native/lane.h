@@ -70,8 +70,8 @@ struct Stream {
   uint32_t window;  // pages of the last request
   uint32_t used;    // when it was used last, for the choice of a victim
 };
-// A page that a home refused over a lane is seldom the only one of its kind (its pages have copies elsewhere, or a third
-// owner): after a refusal so many of the thread's faults of that kind take the ring at once, four times as many after each
+// A page that a home refused over a lane is seldom the only one of its kind (its pages have copies elsewhere, and are
+// written): after a refusal so many of the thread's faults of that kind take the ring at once, four times as many after each
 // further one, until one is served. Plain data.
 constexpr uint32_t kDetourLongest = 64;
 struct Detour {
