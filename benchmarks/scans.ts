@@ -55,15 +55,16 @@ export const actions = {
   },
 };
 
-/** A region that the home has filled and the reader has open, cold; `use` gets its name, and then it is destroyed. */
-export async function withCold<T>(party: Party, region: string, pages: number, use: () => Promise<T>): Promise<T> {
+/** A region that `writer` has filled, by default its home, and the others have open; `use` is called, and then it is destroyed. */
+export async function withCold<T>(party: Party, region: string, pages: number, use: () => Promise<T>, writer = 0): Promise<T> {
+  const others = Array.from({ length: party.size - 1 }, (_, i) => i + 1);
   await party.call(0, 'actions#create', { region, size: pages * PAGE });
-  await party.call(0, 'scans#fillOnes', { region });
-  await party.call(1, 'actions#open', { region });
+  for (const member of others) await party.call(member, 'actions#open', { region });
+  await party.call(writer, 'scans#fillOnes', { region });
   try {
     return await use();
   } finally {
     await party.call(1, 'actions#destroy', { region });
-    await party.call(0, 'actions#forget', { region });
+    for (const member of [0, ...others.slice(1)]) await party.call(member, 'actions#forget', { region });
   }
 }

@@ -83,12 +83,14 @@ export interface Calls {
   unlock: { args: { name: string; token: string }; value: null };
   barrier: { args: { name: string; parties: number; timeout?: number }; value: null };
   /** What was begun as a direct call (direct.ts) and has to be asked again, by messages; `what`: for the error when `timeout` is over. */
-  again: { args: { call: number; op: 'lock' | 'unlock' | 'barrier'; args: unknown; timeout?: number; what: string }; value: unknown };
+  again: { args: { call: number; op: DirectOp; args: unknown; timeout?: number; what: string }; value: unknown };
   /** The answer of a direct call is not wanted any more. */
   withdraw: { args: { call: number }; value: null };
   stats: { args: Record<string, never>; value: CoordinatorStats };
 }
 export type Op = keyof Calls;
+/** What a thread that blocks may ask the registrar directly. */
+export type DirectOp = 'lock' | 'unlock' | 'barrier';
 
 /** What waits are for, as TimeoutErrors say it. */
 export const lockWords = (name: string): string => `lock '${name}'`;

@@ -3,8 +3,8 @@
  * it is attached with the first and detached with the last.
  */
 import { BroadcastChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import { notHad, toClient, toCoordinator, type Answer, type Calls, type Cancel, type Notice, type Op, type Request, type ToClient } from './calls.js';
-import { directId, startDirect } from './direct.js';
+import { notHad, toClient, toCoordinator, type Answer, type Calls, type Cancel, type DirectOp, type Notice, type Op, type Request, type ToClient } from './calls.js';
+import { ASK_AGAIN, directId, startDirect } from './direct.js';
 import { fromWire, makeError, type FaultlineError } from './errors.js';
 import { releaseSignals } from './exit.js';
 import { Down, native } from './native.js';
@@ -178,25 +178,34 @@ export class Client {
     // The ring is the shorter way, but what this thread has asked on the longer one comes first.
     const overtakes = this.#pending.size > 0;
     const slot = native.slotCreate(this.member, overtakes ? '' : JSON.stringify({ client: this.id, id, op, args }));
-    let restoreSignals: (() => void) | undefined;
     try {
       if (overtakes) this.#post({ client: this.id, id, op, args, slot });
+      return valueOf(JSON.parse(this.#block((ms) => native.slotWait(this.member, slot, ms))!) as Answer) as Calls[O]['value'];
+    } finally {
+      native.slotClose(this.member, slot);
+    }
+  }
+
+  /**
+   * @param wait blocks for so long at most; null: nothing yet, '': nothing will come
+   * @param deadline of performance.now()
+   * @returns null when that is over
+   */
+  #block(wait: (ms: number) => string | null, deadline = Infinity): string | null {
+    let restoreSignals: (() => void) | undefined;
+    try {
       for (;;) {
-        const payload = native.slotWait(this.member, slot, SYNC_SLICE_MS);
-        if (payload === null) {
-          restoreSignals ??= releaseSignals();
-          this.#dropForeign();
-          continue;
-        }
-        if (payload === '') {
-          this.check();
-          throw downError(Down.CoordinatorDied, this.key, {});
-        }
-        return valueOf(JSON.parse(payload) as Answer) as Calls[O]['value'];
+        const payload = wait(Math.ceil(Math.max(0, Math.min(SYNC_SLICE_MS, deadline - performance.now()))));
+        if (payload) return payload;
+        // The member's words for its end, if it has any.
+        this.check();
+        if (payload === '') throw downError(Down.CoordinatorDied, this.key, {});
+        if (performance.now() >= deadline) return null;
+        restoreSignals ??= releaseSignals();
+        this.#dropForeign();
       }
     } finally {
       restoreSignals?.();
-      native.slotClose(this.member, slot);
     }
   }
 
@@ -207,7 +216,7 @@ export class Client {
    * @param limit how long it may take, ms, and what the TimeoutError is to call it
    * @param otherwise the same by messages
    */
-  directSync<V>(op: 'lock' | 'unlock' | 'barrier', args: object, limit: { timeout: number | undefined; what: string }, otherwise: () => V): V {
+  directSync<V>(op: DirectOp, args: object, limit: { timeout: number | undefined; what: string }, otherwise: () => V): V {
     this.check();
     // What this thread has asked on the longer way comes first.
     if (this.#pending.size > 0) return otherwise();
@@ -217,24 +226,14 @@ export class Client {
     const own = { ...args, client: this.id };
     const call = startDirect(this.member, this.self, this.state, JSON.stringify({ type: 'call', id, op, args: own }));
     if (!call) return otherwise();
-    let restoreSignals: (() => void) | undefined;
     try {
-      for (;;) {
-        const left = deadline - performance.now();
-        const payload = call.wait(Math.max(0, Math.ceil(Math.min(SYNC_SLICE_MS, left))));
-        if (payload === 'null') break;
-        if (payload) return valueOf(JSON.parse(payload) as ReplyMessage) as V;
-        this.check();
-        if (payload === '') throw downError(Down.CoordinatorDied, this.key, {});
-        if (left <= SYNC_SLICE_MS && performance.now() >= deadline) {
-          this.requestSync('withdraw', { call: id });
-          throw notHad(what, timeout as number);
-        }
-        restoreSignals ??= releaseSignals();
-        this.#dropForeign();
+      const payload = this.#block(call.wait, deadline);
+      if (payload === null) {
+        this.requestSync('withdraw', { call: id });
+        throw notHad(what, timeout as number);
       }
+      if (payload !== ASK_AGAIN) return valueOf(JSON.parse(payload) as ReplyMessage) as V;
     } finally {
-      restoreSignals?.();
       call.end();
     }
     const left = deadline === Infinity ? {} : { timeout: Math.max(0, deadline - performance.now()) };

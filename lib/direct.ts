@@ -14,9 +14,12 @@ const FIRST = 2 ** 32;
 
 export const directId = (client: number, count: number): number => -(client * FIRST + count);
 
+/** An answer that says nothing but that the call is to be asked again, by messages: no ReplyMessage, as JSON. */
+export const ASK_AGAIN = 'null';
+
 export interface DirectCall {
-  /** Blocks for so long at most. null: no answer yet; '': no answer will come; 'null': to be asked again, by messages; else a ReplyMessage as JSON. */
-  wait(ms: number): string | null;
+  /** Blocks for so long at most. null: no answer yet; '': none will come; else {@link ASK_AGAIN}, or a ReplyMessage as JSON. */
+  readonly wait: (ms: number) => string | null;
   /** Once, whatever came of it. */
   end(): void;
 }
@@ -31,5 +34,9 @@ export function startDirect(member: number, self: MemberId, state: ClusterState,
   const call = registrar && native.callAsk(member, registrar.slot, registrar.id, text);
   if (!call) return null;
   // Whether it is this member that is over, or only the lane, is seen when it is asked again.
-  return { wait: (ms) => { const answer = native.callWait(call, ms); return answer === '' ? 'null' : answer; }, end: () => native.callEnd(call) };
+  const wait = (ms: number): string | null => {
+    const answer = native.callWait(call, ms);
+    return answer === '' ? ASK_AGAIN : answer;
+  };
+  return { wait, end: () => native.callEnd(call) };
 }

@@ -15,12 +15,6 @@
 namespace faultline {
 namespace {
 
-uint64_t now_ns() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
-}
-
 // Both parts at once, or not at all: they are small, and nothing else is under way on the socket.
 bool send_both(int fd, void* head, size_t head_length, const std::string& text) {
   iovec parts[2] = {{head, head_length}, {const_cast<char*>(text.data()), text.size()}};

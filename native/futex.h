@@ -40,6 +40,13 @@ inline uint64_t now_us() {
   return static_cast<uint64_t>(time.tv_sec) * 1000000u + static_cast<uint64_t>(time.tv_nsec) / 1000u;
 }
 
+// The same in ns: what lanes measure and wait for.
+inline uint64_t now_ns() {
+  timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
+}
+
 // Another thread holds BUSY, for the time of a protection change or a copy. Not in the handler.
 inline void wait_for_busy() { usleep(10); }
 

@@ -26,12 +26,6 @@ constexpr uint32_t kTryAgain = 16;
 // Bytes that come at once, or not at all.
 constexpr uint64_t kOnePiece = 4096;
 
-uint64_t now_ns() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
-}
-
 bool has_two_processors() {
   unsigned long mask[16] = {};
   const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
@@ -83,8 +77,7 @@ void make_room(const Region& region, const LaneQuestion& question, const Lane& l
 }
 
 // Pages that this member has never had have no memory yet. Received in place, each costs a page fault of the kernel's, which
-// clears what is then overwritten; written to the memfd whole, neither: 1.8 instead of 2.6 µs a page (docs/optimisations.md).
-// So they come by way of a place that is in the processor's cache already.
+// clears what is then overwritten; written to the memfd whole, neither (docs/optimisations.md). So they come by way of a place that is in the processor's cache already.
 class Bounce {
  public:
   Bounce(const Region& region, const LaneQuestion& question, bool wanted) : region_(region), question_(question), lanes_(*region.member->lanes.load()) {

@@ -61,12 +61,6 @@ struct Welcome {
   uint32_t magic, ok;
 };
 
-uint64_t now_ns() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return static_cast<uint64_t>(time.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(time.tv_nsec);
-}
-
 // Compares in a time that does not depend on where they differ.
 bool same_token(const uint8_t* a, const uint8_t* b) {
   uint8_t difference = 0;

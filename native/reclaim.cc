@@ -62,6 +62,7 @@ bool tell_owned(std::vector<OwnedRun>& owned, size_t most, uint64_t page, uint32
 
 void give_memory_back(Region& region, uint64_t offset, uint64_t length) {
   if (length == 0 || region.memfd < 0) return;
+  region.dense_to.store(0, std::memory_order_relaxed);
   if (fallocate(region.memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length)) != 0) memset(region.service + offset, 0, length);
 }
 

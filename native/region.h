@@ -169,8 +169,8 @@ bool is_hole(const Region& region, uint64_t page);
 // Where the memfd has bytes, or none, at or after a page; the region's end if nowhere. Async-signal-safe.
 uint64_t next_data(const Region& region, uint64_t page);
 uint64_t next_hole(const Region& region, uint64_t page);
-// The page has memory: and so have its neighbours before this one, or had, which is as good for whoever sends them. (The kernel
-// looks at every page until the next hole, which may be the region's end.)
+// The page has memory, and so have its neighbours before this one. (The kernel looks at every page until the next hole, which may
+// be the region's end: it is asked again when memory has been given back, and a hole that is taken for data costs its bytes only.)
 uint64_t data_until(Region& region, uint64_t page);
 // Bytes of memory (or swap) that the memfd has. Not in the handler: it asks the kernel for more than a position.
 uint64_t region_memory(const Region& region);

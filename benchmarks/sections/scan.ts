@@ -77,6 +77,21 @@ async function runs(bench: Bench, pages: number, times: number): Promise<void> {
   }
 }
 
+/** What another member has written to pages of the home, read by the home, and by a third. */
+async function owned(bench: Bench, pages: number, times: number): Promise<void> {
+  const three = await bench.party({ members: 3 });
+  for (const [key, reader, writer, what] of [['owned-home', 0, 1, 'sequential read at the home, owned by another member'], ['owned-third', 1, 2, 'sequential read, owned by a third member']] as const) {
+    const taken: number[] = [];
+    for (let round = 0; round <= times; round++) {
+      bench.progress(`round ${round} of ${times}: ${what}`);
+      const region = `scan ${++scans}`;
+      const ns = await withCold(three, region, pages, () => three.call<number>(reader, 'scans#scan', { region, pages, pattern: 'sequential', access: 'read' }), writer);
+      if (round > 0) taken.push(ns);
+    }
+    bench.add({ key, what: `${what}, of ${size(pages * PAGE)}`, bytes: pages * PAGE, processes: three.size }, taken);
+  }
+}
+
 export const section: Section = {
   name: 'scan',
   title: 'Scans of cold memory, every word of each page',
@@ -84,6 +99,7 @@ export const section: Section = {
   async run(bench) {
     const { quick } = bench.settings;
     await patterns(bench, quick ? 256 : 4096, quick ? 2 : 10);
+    await owned(bench, quick ? 256 : 4096, quick ? 2 : 10);
     await runs(bench, quick ? 64 : 1024, quick ? 1 : 3);
   },
 };
