@@ -65,6 +65,8 @@ async function paths(bench: Bench, lane: 'auto' | 'off'): Promise<void> {
   };
   const list: Path[] = [
     { name: `read${suffix}`, access: 'read' },
+    // The home has closed its own page before: what closing costs is the difference.
+    { name: `read, shared${suffix}`, access: 'read', prepare: (region, pages) => takeAll(party, 2, region, pages, 'read') },
     { name: `write${suffix}`, access: 'write' },
     { name: `upgrade${suffix}`, access: 'write', prepare: (region, pages) => takeAll(party, 1, region, pages, 'read') },
     { name: `home reads${suffix}`, access: 'read', member: 0, prepare: own(1) },
