@@ -151,9 +151,11 @@ export class Client {
 
   /**
    * @param owner the handle that asks: see withdraw()
+   * @param before what this thread does itself first, as a part of the request; wanted(): it has not been withdrawn. It
+   * resolves with what is left to ask, or null: then the value is null
    * @throws the signal's reason; the coordinator's error; what ended the member's stay
    */
-  request<O extends Op>(op: O, args: Calls[O]['args'], owner: object, signal?: AbortSignal): Promise<Calls[O]['value']> {
+  request<O extends Op>(op: O, args: Calls[O]['args'], owner: object, signal?: AbortSignal, before?: (wanted: () => boolean) => Promise<Calls[O]['args'] | null>): Promise<Calls[O]['value']> {
     return new Promise((resolve, reject) => {
       this.check();
       signal?.throwIfAborted();
@@ -167,7 +169,14 @@ export class Client {
         reject,
         settled: () => signal?.removeEventListener('abort', onAbort),
       });
-      this.#post({ client: this.id, id, op, args });
+      if (before === undefined) return this.#post({ client: this.id, id, op, args });
+      const wanted = (): boolean => this.#pending.has(id);
+      before(wanted).catch(() => args).then((left) => {
+        if (!wanted()) return;
+        if (left !== null) return this.#post({ client: this.id, id, op, args: left });
+        this.#settle(id, this.#pending.get(id)!);
+        resolve(null as Calls[O]['value']);
+      });
     });
   }
 

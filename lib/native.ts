@@ -238,6 +238,8 @@ export interface Native {
   lanesStop(member: number): void;
   /** Lanes that are open to others now. */
   lanesConnected(member: number): number;
+  /** The first page of the run that an instruction with this access would fault on; its end: none. */
+  firstAbsent(region: number, first: number, count: number, access: number): number;
   /** A thread of the pool brings pages of the run that are not here, as far as lanes can; a promise of the page up to which it tried. What is not here then is for the coordinators. `cancel` takes the job back as long as no thread has begun with it, and says whether it did; the promise stays as it is then. */
   laneFetch(region: number, first: number, count: number, access: number): [upTo: Promise<number>, cancel: () => boolean];
   /** Asks member `id`, at `slot`, over a lane for calls; null: there is none, or none is free, and the call was not made. */
@@ -330,6 +332,8 @@ export interface Native {
   reclaim(region: number, first: number, count: number, most: number, out: Float64Array): [number, number];
   /** Pins are counted in the page word while HELD and OPEN suffice; true if all were pinned, else none. */
   pin(region: number, first: number, count: number, access: number): boolean;
+  /** Pinned pages that nobody has written yet get memory, for system calls. */
+  fillHoles(region: number, first: number, count: number): void;
   unpin(region: number, first: number, count: number, access: number): void;
   /** M14: closes what it can around that page until mappings are few again; then wakes who waits for it. */
   coalesce(region: number, page: number): void;

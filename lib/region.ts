@@ -4,6 +4,7 @@ import type { PageInfo } from './calls.js';
 import type { Client, OpenRegion } from './client.js';
 import { isOverError } from './client.js';
 import { fromWire, makeError, type FaultlineError } from './errors.js';
+import { bring } from './fetch.js';
 import { hide } from './lock.js';
 import { Access, native } from './native.js';
 import {
@@ -149,9 +150,22 @@ export class RegionHandle implements Region {
   async prefetch(offset = 0, length?: number, options?: { access?: 'read' | 'write'; signal?: AbortSignal }): Promise<void> {
     this.#check();
     checkRange(offset, length ?? 0, this.size);
-    const { access, signal } = checkObject('options', options);
-    const args = { region: this.#id, offset, length: length ?? this.size - offset, access: checkAccess(access ?? 'read') };
-    await this.#client.request('prefetch', args, this, checkSignal('signal', signal));
+    const given = checkObject('options', options);
+    const access = checkAccess(given.access ?? 'read');
+    const range = { offset, length: length ?? this.size - offset };
+    await this.#client.request('prefetch', { region: this.#id, ...range, access }, this, checkSignal('signal', given.signal), async (wanted) => {
+      const left = await this.#bring(range, access, wanted);
+      return left && { region: this.#id, ...left, access };
+    });
+  }
+
+  /** Returns what is left of the range: null if all of it is here. */
+  async #bring(range: Range, access: number, wanted: () => boolean): Promise<Range | null> {
+    const { pageSize } = this;
+    const first = Math.floor(range.offset / pageSize);
+    const end = Math.ceil((range.offset + range.length) / pageSize);
+    const left = await bring(this.#client.member, this.#open.handle, pageSize, [first, end - first], access, wanted);
+    return left && { offset: left[0] * pageSize, length: left[1] * pageSize };
   }
 
   async pin(ranges: Range | Range[], access: 'read' | 'write', options?: { timeout?: number; signal?: AbortSignal }): Promise<Pin> {
@@ -161,7 +175,11 @@ export class RegionHandle implements Region {
     const given = checkObject('options', options);
     const signal = checkSignal('signal', given.signal);
     const timeout = checkPinTimeout(given.timeout ?? MAX_PIN_MS);
-    const { pin, until } = await this.#client.request('pin', { region: this.#id, ranges: pages, access: code, timeout }, this, signal);
+    const args = { region: this.#id, ranges: pages, access: code, timeout };
+    const { pin, until } = await this.#client.request('pin', args, this, signal, async (wanted) => {
+      for (const range of pages) await this.#bring(range, code, wanted);
+      return args;
+    });
     const held = new HeldPin(this.#client, pin, until, pages, access, timeout, this.#pins);
     if (this.#closing) {
       await held.release();

@@ -76,50 +76,70 @@ Napi::Value traffic(const Napi::CallbackInfo& info) {
   return out;
 }
 
-// Pages that lanes bring, fetched by a thread of the pool.
+// Pages that lanes bring, fetched by a thread of the pool. The region's tables stay while that is in it, and no longer: a job that
+// waits for a thread keeps nothing.
 class FetchJob final : public Napi::AsyncWorker {
  public:
-  FetchJob(Napi::Env env, Region& region, uint64_t first, uint64_t end, uint32_t access)
-      : AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), region_(region), page_(first), end_(end), access_(access) {
-    // Its tables stay as long as somebody is in it.
-    region.active.fetch_add(1);
-  }
-  ~FetchJob() override {
-    *self_ = nullptr;
-    region_leave(region_);
-  }
+  FetchJob(Napi::Env env, uint32_t handle, uint64_t first, uint64_t end, uint32_t access)
+      : AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), handle_(handle), page_(first), end_(end), access_(access) {}
+  ~FetchJob() override { *self_ = nullptr; }
   Napi::Promise promise() const { return deferred_.Promise(); }
   // nullptr in it: the job is over. For this thread only, which is also where a job ends.
   std::shared_ptr<FetchJob*> self() const { return self_; }
 
  protected:
-  void Execute() override { lane_fetch(region_, page_, end_, access_, page_); }
+  void Execute() override {
+    Region* region = region_enter_handle(handle_);
+    if (region == nullptr) return;
+    lane_fetch(*region, page_, end_, access_, page_);
+    region_leave(*region);
+  }
   void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), static_cast<double>(page_))); }
   void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
 
  private:
   std::shared_ptr<FetchJob*> self_ = std::make_shared<FetchJob*>(this);
   Napi::Promise::Deferred deferred_;
-  Region& region_;
+  const uint32_t handle_;
   uint64_t page_;
   const uint64_t end_;
   const uint32_t access_;
 };
 
+// The run (first, count) with this access, at arguments 1 to 3, of the region at 0.
+struct Wanted {
+  Region* region;
+  uint64_t first, end;
+  uint32_t access;
+  explicit Wanted(Arguments& arguments) : region(arguments.region(0)) {
+    uint64_t count = 0;
+    if (region != nullptr) arguments.run(1, region, first, count);
+    end = first + count;
+    access = arguments.u32(3);
+    if (access != kRead && access != kWrite) arguments.fail("ERR_NATIVE_RANGE", "no such access");
+  }
+};
+
+// (region, first, count, access): the first page of the run that is not here for this access; its end: all are.
+Napi::Value first_absent(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  const Wanted wanted(arguments);
+  if (!arguments.ok) return arguments.env.Undefined();
+  uint64_t page = wanted.first;
+  if (Region* region = region_enter_handle(wanted.region->handle)) {
+    if (effective_down(*region) == kUp) while (page < wanted.end && is_here(region->pages[page], wanted.access)) page++;
+    region_leave(*region);
+  }
+  return Napi::Number::New(arguments.env, static_cast<double>(page));
+}
+
 // (region, first, count, access): [a promise of the page up to which lanes were tried, a function that takes the job back as
 // long as no thread has begun with it, and says whether it did].
 Napi::Value fetch(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
-  Region* region = arguments.region(0);
-  const uint64_t first = arguments.number(1);
-  const uint64_t count = arguments.number(2);
-  const uint32_t access = arguments.u32(3);
+  const Wanted wanted(arguments);
   if (!arguments.ok) return arguments.env.Undefined();
-  if (first > region->page_count || count > region->page_count - first || (access != kRead && access != kWrite)) {
-    arguments.fail("ERR_NATIVE_RANGE", "the run is not in the region");
-    return arguments.env.Undefined();
-  }
-  auto* job = new FetchJob(arguments.env, *region, first, first + count, access);
+  auto* job = new FetchJob(arguments.env, wanted.region->handle, wanted.first, wanted.end, wanted.access);
   Napi::Array pair = Napi::Array::New(arguments.env, 2);
   pair.Set(0u, job->promise());
   const std::shared_ptr<FetchJob*> self = job->self();
@@ -212,6 +232,7 @@ void init_lanes(Napi::Env env, Napi::Object exports) {
   exports.Set("lanesClosePeer", Napi::Function::New(env, close_peer));
   exports.Set("lanesStop", Napi::Function::New(env, stop_lanes));
   exports.Set("lanesConnected", Napi::Function::New(env, connected));
+  exports.Set("firstAbsent", Napi::Function::New(env, first_absent));
   exports.Set("laneFetch", Napi::Function::New(env, fetch));
   exports.Set("callAsk", Napi::Function::New(env, call_ask));
   exports.Set("callWait", Napi::Function::New(env, call_wait));

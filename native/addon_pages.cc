@@ -373,9 +373,13 @@ Napi::Value pin_run(const Napi::CallbackInfo& info) {
     while (i-- > 0) settle(region, call.first + i, unpin(region.pages[call.first + i], access));
     return Napi::Boolean::New(call.arguments.env, false);
   }
-  // System calls are to find them, too.
-  fill_holes(region, call.first, call.count);
   return Napi::Boolean::New(call.arguments.env, true);
+}
+
+// (region, first, count): of pinned pages; system calls are to find them, too.
+void fill_run_of_holes(const Napi::CallbackInfo& info) {
+  RunCall call(info);
+  if (call.ok()) fill_holes(*call.region, call.first, call.count);
 }
 
 void unpin_run(const Napi::CallbackInfo& info) {
@@ -690,6 +694,7 @@ void init_pages(Napi::Env env, Napi::Object exports) {
   exports.Set("drop", Napi::Function::New(env, drop));
   exports.Set("reclaim", Napi::Function::New(env, reclaim));
   exports.Set("pin", Napi::Function::New(env, pin_run));
+  exports.Set("fillHoles", Napi::Function::New(env, fill_run_of_holes));
   exports.Set("unpin", Napi::Function::New(env, unpin_run));
   exports.Set("coalesce", Napi::Function::New(env, coalesce_call));
   exports.Set("holdings", Napi::Function::New(env, holdings));

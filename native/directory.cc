@@ -117,6 +117,11 @@ bool would_claim(const PageEntry& page, uint32_t access) {
   return !(word & (kBusy | kPendMask | kUnacked)) && held(word) != kLost && allows(held(word)) < access;
 }
 
+bool is_here(const PageEntry& page, uint32_t access) {
+  const uint64_t word = page.word.load();
+  return !(word & kBusy) && held(word) != kLost && open_allows(word) >= access;
+}
+
 After resume(PageEntry& page, uint32_t now) {
   After after;
   page.resident_until.store(now + kResidency);

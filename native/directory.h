@@ -134,6 +134,8 @@ struct Decision {
 Decision fault(PageEntry& page, uint32_t access, bool ask_home, bool& registered, bool lane = false);
 // Would fault() claim the page now? A hint, for whoever has to find a lane first.
 bool would_claim(const PageEntry& page, uint32_t access);
+// Can an instruction with this access run without a fault? A hint.
+bool is_here(const PageEntry& page, uint32_t access);
 
 // The thread leaves the handler (or turns to another page).
 After resume(PageEntry& page, uint32_t now);

@@ -92,6 +92,8 @@ void detour_learn(Streams& streams, Region& region, uint32_t access, bool refuse
 uint32_t stream_window(Streams& streams, Region& region, uint64_t page, int64_t& stride);
 // So many were asked for.
 void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t count);
+// Fewer came than were asked for: the stream goes on behind those.
+void stream_granted(Streams& streams, const Region& region, const LaneQuestion& question, uint32_t granted);
 
 // ---- the thread that faulted ----------------------------------------------------------------------------------------
 
@@ -115,8 +117,8 @@ void lane_put_back(Region& region, void* lane);
 bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn);
 // The page has been claimed for the lane: the question, with what is read ahead claimed as well.
 void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_version, Streams* streams, LaneTurn& turn);
-// Claims, from `page` on and before `end`, the next pages that are neither here nor asked for, takes a lane to their home,
-// and makes the question; `page` is behind them then. false: there are none, or no lane.
+// Claims, from `page` on and before `end`, the next pages that are neither here nor asked for, takes a lane to their home (or to
+// their owner, if they are homed here), and makes the question; `page` is behind them then. false: there are none, or no lane.
 bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t access, LaneTurn& turn);
 // D4, first half: the page is homed here and another member has it. What follows in those steps, and is its owner's, too, is
 // fetched to be read with it, `most` pages in all. false: nothing was changed.

@@ -350,8 +350,10 @@ void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, u
     if (oldest == next) break;
     const uint32_t at = oldest++ % kUnderWay;
     take_answer(region, turns[at], asked[at], asked_at[at]);
-    // What a home refuses, and probably what follows it, is the coordinators'.
-    if (turns[at].granted == 0) goes_on = false;
+    // What a home refuses, and probably what follows it, is the coordinators'. What did not fit into its answer is asked for again.
+    const LaneTurn& turn = turns[at];
+    if (turn.granted == 0) goes_on = false;
+    else if (turn.granted < turn.question.count && turn.question.page + turn.granted < page) page = turn.question.page + turn.granted;
   }
   looked_at = page;
 }

@@ -96,6 +96,15 @@ void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t aske
   }
 }
 
+void stream_granted(Streams& streams, const Region& region, const LaneQuestion& question, uint32_t granted) {
+  if (granted == 0 || granted >= question.count) return;
+  for (Stream& stream : streams.at) {
+    if (stream.region != &region || stream.last != page_of(question, question.count - 1u)) continue;
+    stream.last = page_of(question, granted - 1);
+    stream.window = granted;
+  }
+}
+
 bool detour_take(Streams& streams, Region& region, uint32_t access) {
   Detour& detour = streams.detours[access == kWrite];
   if (detour.region != &region || detour.left == 0) return false;
@@ -164,9 +173,20 @@ void lane_ask(Region& region, uint64_t page, uint32_t access, uint32_t held_vers
 
 bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t access, LaneTurn& turn) {
   LaneQuestion& question = turn.question;
+  uint64_t most = kLaneBytes >> region.page_shift;
+  if (most > kLanePages) most = kLanePages;
+  if (most < 1) most = 1;
   for (; page < end; page++) {
     region.touch(page, kPagesTouched);
-    if (region.homed_here(page) || !would_claim(region.pages[page], access)) continue;
+    if (!would_claim(region.pages[page], access)) continue;
+    if (region.homed_here(page)) {
+      // Another member's, or a matter of this home alone. No thread is to be counted as one that waits for the page.
+      bool registered = true;
+      if (!lane_hop(region, page, access, registered, static_cast<uint32_t>(most < end - page ? most : end - page), 1, turn)) continue;
+      turn.ahead = true;
+      page += turn.question.count;
+      return true;
+    }
     if (!lane_to_home(region, page, turn)) return false;
     if (claim_ahead(region.pages[page], access)) break;
     lane_put_back(region, turn.lane);
@@ -174,9 +194,6 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
   }
   if (page >= end) return false;
   const Slices::Slice* slice = region.slice_of(page);
-  uint64_t most = kLaneBytes >> region.page_shift;
-  if (most > kLanePages) most = kLanePages;
-  if (most < 1) most = 1;
   const uint64_t first = page++;
   while (page < end && page - first < most && slice != nullptr && page - slice->first < slice->count && !region.homed_here(page)) {
     region.touch(page, kPagesTouched);
@@ -328,7 +345,10 @@ void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint6
   if (answer.content == kLaneBytesFollow) count(region.stats.installed_bytes, installed * region.page_size);
   else count(region.stats.installed_without_bytes, installed);
   const bool served = (begun & 1) != 0;
-  if (turn.streams != nullptr) detour_learn(*turn.streams, region, question.access, answer.granted == 0);
+  if (turn.streams != nullptr) {
+    detour_learn(*turn.streams, region, question.access, answer.granted == 0);
+    stream_granted(*turn.streams, region, question, answer.granted);
+  }
   if (served) {
     if (!turn.ahead) count(region.stats.lane_faults);
     if (turn.hop) count(region.stats.lane_recalls_sent, installed);

@@ -241,6 +241,15 @@ Region* region_at(uint32_t handle) {
   return region != nullptr && region->handle == handle && !region->released ? region : nullptr;
 }
 
+Region* region_enter_handle(uint32_t handle) {
+  Region* region = region_at(handle);
+  if (region == nullptr) return nullptr;
+  region->active.fetch_add(1);
+  if (region_at(handle) == region) return region;
+  region->active.fetch_sub(1);
+  return nullptr;
+}
+
 Region* region_enter(uintptr_t address) {
   const uint32_t high = region_high.load();
   for (uint32_t i = 0; i < high; i++) {

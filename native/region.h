@@ -137,6 +137,8 @@ struct RegionSpec {
 
 Region* region_create(uint32_t member_handle, const RegionSpec& spec, SystemFailure& failure);
 Region* region_at(uint32_t handle);
+// The same, from threads that the coordinator does not know of, with its active count raised.
+Region* region_enter_handle(uint32_t handle);
 // The member's region with this id in the cluster's table, with its active count raised; nullptr if there is none.
 Region* region_enter_id(const Member& member, uint32_t id);
 // Takes the table over; slices are sorted.

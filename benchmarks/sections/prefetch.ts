@@ -9,6 +9,7 @@ import type { State } from '../state.js';
 const KIB = 1024;
 const SIZES = [64 * KIB, 256 * KIB, 1024 * KIB, 4096 * KIB, 16384 * KIB, 65536 * KIB];
 const QUICK_SIZES = [64 * KIB, 1024 * KIB];
+const OWNED = 16384 * KIB;
 
 type Call = 'prefetch' | 'pin';
 let regions = 0;
@@ -25,9 +26,9 @@ export const actions = {
   },
 };
 
-async function once(party: Party, call: Call, bytes: number): Promise<number> {
+async function once(party: Party, call: Call, bytes: number, reader = 1, writer = 0): Promise<number> {
   const region = `${call} ${++regions}`;
-  return withCold(party, region, bytes / PAGE, () => party.call<number>(1, 'sections/prefetch#fetch', { region, call }));
+  return withCold(party, region, bytes / PAGE, () => party.call<number>(reader, 'sections/prefetch#fetch', { region, call }), writer);
 }
 
 async function measure(bench: Bench, party: Party, bytes: number): Promise<void> {
@@ -49,6 +50,20 @@ async function measure(bench: Bench, party: Party, bytes: number): Promise<void>
   bench.add(reference, references);
 }
 
+/** What another member has written to pages of the home: fetched by the home, and by a third. */
+async function measureOwned(bench: Bench, bytes: number): Promise<void> {
+  for (const [key, reader, writer, who] of [['home', 0, 1, 'at the home, owned by another member'], ['third', 1, 2, 'owned by a third member']] as const) {
+    const party = await bench.party({ members: 1 + Math.max(reader, writer) });
+    const taken: number[] = [];
+    for (let round = 0; round <= (bench.settings.quick ? 1 : 5); round++) {
+      bench.progress(`${who}, round ${round}`);
+      const ns = await once(party, 'prefetch', bytes, reader, writer);
+      if (round > 0) taken.push(ns);
+    }
+    bench.add({ key: `prefetch-${key}`, what: `prefetch() of ${size(bytes)}, ${who}`, bytes }, taken);
+  }
+}
+
 export const section: Section = {
   name: 'prefetch',
   title: 'prefetch() and pin() of cold memory',
@@ -56,5 +71,6 @@ export const section: Section = {
   async run(bench) {
     const party = await bench.party({ members: 2 });
     for (const bytes of bench.settings.quick ? QUICK_SIZES : SIZES) await measure(bench, party, bytes);
+    await measureOwned(bench, OWNED);
   },
 };

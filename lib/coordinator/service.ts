@@ -17,13 +17,6 @@ const ADDRESS_TRIES = 16;
 /** Bytes of a page in the native tables: its words, and its place in the directory. */
 const TABLE_BYTES = 48;
 
-/** Bytes that a thread of the pool fetches over lanes at a time. */
-const LANE_PIECE = 4 << 20;
-/** ms that the fetch may wait for a thread of the pool. */
-const LANE_START = 5;
-/** Pages for which that is worth while. */
-const LANE_LEAST = 4;
-
 interface PinRecord { id: number; client: Client; region: number; runs: Run[]; access: number; timer: NodeJS.Timeout | null }
 
 export interface ServiceContext {
@@ -164,37 +157,14 @@ export class Service {
   private async prefetch(args: Calls['prefetch']['args'], signal: Cancellation): Promise<null> {
     const region = this.regionOf(args.region);
     const runs = normaliseRuns([this.runOf(region, args)], Number.MAX_SAFE_INTEGER);
-    await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
     await this.want(region, signal, (result) => region.wants.prefetch(runs, args.access, result));
     return null;
   }
 
-  /**
-   * Brings what lanes can bring, at the speed of the sockets; what is left is asked for by messages. In pieces, so that whoever
-   * gives up, or the region's end, does not wait for the rest. Not if no thread of the pool is free soon.
-   */
-  private async overLanes(region: number, pageSize: number, runs: readonly Run[], access: number, signal: Cancellation): Promise<void> {
-    const piece = Math.max(1, Math.floor(LANE_PIECE / pageSize));
-    for (const run of runs) {
-      if (run.count < LANE_LEAST) continue;
-      for (let first = run.first; first < run.first + run.count;) {
-        if (signal.aborted || !this.context.engine.regions.has(region)) return;
-        const count = Math.min(piece, run.first + run.count - first);
-        const [upTo, cancel] = native.laneFetch(this.context.handleOf(region), first, count, access);
-        const next = await new Promise<number>((resolve, reject) => {
-          const late = setTimeout(() => { if (cancel()) resolve(0); }, LANE_START);
-          upTo.then(resolve, reject).finally(() => clearTimeout(late));
-        });
-        if (next < first + count) return;
-        first = next;
-      }
-    }
-  }
-
   private async pin(client: Client, args: Calls['pin']['args'], signal: Cancellation): Promise<Calls['pin']['value']> {
     const region = this.regionOf(args.region);
-    const runs = normaliseRuns(args.ranges.map((range) => this.runOf(region, range)));
-    await this.overLanes(args.region, region.info.pageSize, runs, args.access, signal);
+    const wanted = args.ranges.map((range) => this.runOf(region, range));
+    const runs = normaliseRuns(wanted);
     let pinned: PinRecord | undefined;
     await this.want(region, signal, (result) => region.wants.pin(runs, args.access, {
       done: () => {
@@ -202,6 +172,8 @@ export class Service {
         pinned = { id: ++this.nextPin, client, region: args.region, runs, access: args.access, timer: null };
         this.pins.set(pinned.id, pinned);
         client.pins.add(pinned.id);
+        const handle = this.context.handleOf(args.region);
+        for (const run of wanted) native.fillHoles(handle, run.first, run.count);
         result.done();
       },
       failed: result.failed,

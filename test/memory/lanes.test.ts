@@ -381,6 +381,28 @@ describe('the memory: lanes', () => {
       for (const member of [asker, home]) assert.equal((await scan(member, [0, 512], 1)).right, true);
     });
 
+    it('prefetch it in runs, at the home and elsewhere, and to write as well', async () => {
+      const [home, owner, asker] = await three(600);
+      const fetch = (member: Member, from: number, access: 'read' | 'write'): Promise<{ right: boolean; faults: number; ahead: number }> => member.run(async ({ region }, given) => {
+        const view = new Int32Array(region.buffer);
+        const before = region.stats();
+        await region.prefetch(given.from * 4096, 200 * 4096, { access: given.access as 'read' | 'write' });
+        const ahead = region.stats().lanes.ahead - before.lanes.ahead;
+        let right = true;
+        for (let page = given.from; page < given.from + 200; page++) right = right && (given.access === 'read' ? view[page * 1024] : view[page * 1024]++) === page + 100;
+        const { faults } = region.stats();
+        return { right, faults: faults.read + faults.write - before.faults.read - before.faults.write, ahead };
+      }, { from, access });
+      for (const [member, from, access] of [[home, 0, 'read'], [asker, 200, 'read'], [home, 400, 'write']] as const) {
+        const { right, faults, ahead } = await fetch(member, from, access);
+        assert.ok(right && faults === 0, `${access} from ${from}: right ${right}, ${faults} faults`);
+        assert.ok(ahead >= 180, `${ahead} of 200 pages came over lanes`);
+      }
+      const expected = (page: number): number => page + 100 + (page < 400 ? 0 : 1);
+      const seen = await owner.run(({ region }) => { const view = new Int32Array(region.buffer); return Array.from({ length: 600 }, (_, page) => view[page * 1024]); });
+      assert.deepEqual(seen, seen.map((_, page) => expected(page)));
+    });
+
     it('wait for an owner that is stopped, and for one that leaves; nothing is lost', async () => {
       const [home, owner, asker] = await three(64);
       const thread = await asker.thread(({ region }) => ({ buffer: region.buffer }));

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { startMembers, type Member } from '../support/members.js';
+import { codeOf, joinedThread, openInThread, seeded } from '../support/steps.js';
 
 const PAGE = 4096;
 
@@ -114,6 +115,45 @@ describe('the memory: prefetch', () => {
     });
     assert.ok(seen.some < 16384, `${seen.some} pages came`);
     assert.deepEqual({ ...seen, some: 0 }, { before: 'too late', none: 0, middle: 'AbortError', some: 0, wrong: 0 });
+  });
+});
+
+describe('the memory: prefetch and pin, cut short', () => {
+  it('by closing the region or the cluster: what waits rejects with ClosedError at once, and nothing stays pinned', async () => {
+    const [a, b] = await startMembers(2, { name: 'memory', size: 16384 * PAGE });
+    await a.run(({ region }) => { new Uint8Array(region.buffer).fill(1); });
+    for (const what of ['region', 'cluster'] as const) {
+      const seen = await b.run(async (state, closed) => {
+        const { region } = state;
+        const calls = [region.prefetch(0, region.size), region.pin({ offset: 0, length: region.size }, 'read')];
+        while (region.stats().pages.in === 0) await new Promise((resolve) => setImmediate(resolve));
+        const ends = calls.map((call) => call.then(() => 'done', (error: { code?: string }) => error.code));
+        await state[closed as 'region' | 'cluster'].close();
+        return Promise.all(ends);
+      }, what);
+      assert.ok(seen.every((end) => end === 'ERR_FAULTLINE_CLOSED' || end === 'done'), `${seen}`);
+      assert.ok(seen.includes('ERR_FAULTLINE_CLOSED'), `${seen}`);
+      if (what === 'region') await b.open('memory', { mode: 'open' });
+      // A pin that stayed would keep this store from the pages.
+      await a.run(({ region }) => { new Uint8Array(region.buffer).fill(2); });
+    }
+  });
+
+  it('by the end of their thread, at many moments: the region goes on, and nothing stays pinned', async () => {
+    const [a, b] = await startMembers(2, { name: 'memory', size: 4096 * PAGE });
+    const random = seeded(5);
+    for (let round = 0; round < 12; round++) {
+      await a.run(({ region }, value) => { new Uint8Array(region.buffer).fill(value); }, round + 1);
+      const thread = await joinedThread(b);
+      await openInThread(thread, 'memory');
+      const fetching = codeOf(thread.run(async ({ region }) => {
+        for (;;) await Promise.all([region.prefetch(), region.pin({ offset: 0, length: region.size }, 'read').then((pin) => pin.release())]);
+      }));
+      await new Promise((resolve) => setTimeout(resolve, random() * 30));
+      await thread.terminate();
+      assert.equal(await fetching, 'ERR_THREAD_EXITED');
+      assert.equal(await b.run(({ region }, value) => new Uint8Array(region.buffer).every((byte) => byte === value), round + 1), true);
+    }
   });
 });
 

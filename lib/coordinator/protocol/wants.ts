@@ -35,8 +35,10 @@ interface Want {
 }
 
 interface Pin {
-  /** Pages that are pinned, counted through all runs. */
-  held: number;
+  /** Pinned is everything before this page: index of its run, offset in it. */
+  run: number;
+  offset: number;
+  /** When it took hold of the first one. */
   since: number;
   timer: Timer | null;
   /** Nothing was waited for since a page was found that is held but can't be pinned. */
@@ -64,7 +66,7 @@ export class Wants {
 
   /** runs: sorted, disjoint. When done() is called all of them are pinned; the caller unpins. */
   pin(runs: Run[], access: number, result: WantResult): () => void {
-    return this.begin(runs, access, result, { held: 0, since: 0, timer: null, inVain: false });
+    return this.begin(runs, access, result, { run: 0, offset: 0, since: 0, timer: null, inVain: false });
   }
 
   /** Something happened to this page. */
@@ -97,6 +99,11 @@ export class Wants {
   private begin(runs: Run[], access: number, result: WantResult, pin: Pin | null): () => void {
     const want: Want = { runs, access, run: 0, next: 0, open: new Set(), result, ended: false, pin };
     this.all.add(want);
+    // What is here already need not be claimed.
+    if (pin !== null) {
+      this.hold(want);
+      this.fromPinned(want, pin);
+    }
     this.pump(want);
     return () => this.end(want);
   }
@@ -148,7 +155,7 @@ export class Wants {
       this.all.delete(want);
       want.ended = true;
       want.result.done();
-    } else if (pin.held > 0 && this.timers.now() - pin.since > PATIENCE) {
+    } else if (holdsAny(pin) && this.timers.now() - pin.since > PATIENCE) {
       this.letGo(want);
       this.againAfter(want, pin, BACK_OFF * (1 + (this.self % 8)));
     } else if (pin.inVain) {
@@ -162,18 +169,14 @@ export class Wants {
   /** Pins the pages that are here, up to the first one that is not. true: all of them. */
   private hold(want: Want): boolean {
     const pin = want.pin!;
-    let before = 0;
-    for (const { first, count } of want.runs) {
-      let offset = Math.max(0, pin.held - before);
+    for (; pin.run < want.runs.length; pin.run++, pin.offset = 0) {
+      const { first, count } = want.runs[pin.run];
+      const before = holdsAny(pin);
       // Usually all of a run is here.
-      if (offset === 0 && pin.held === before && this.memory.pin(first, count, want.access)) offset = count;
-      while (offset < count && this.memory.pin(first + offset, 1, want.access)) offset++;
-      if (before + offset > pin.held) {
-        if (pin.held === 0) pin.since = this.timers.now();
-        pin.held = before + offset;
-      }
-      if (offset < count) return false;
-      before += count;
+      if (pin.offset === 0 && this.memory.pin(first, count, want.access)) pin.offset = count;
+      while (pin.offset < count && this.memory.pin(first + pin.offset, 1, want.access)) pin.offset++;
+      if (!before && holdsAny(pin)) pin.since = this.timers.now();
+      if (pin.offset < count) return false;
     }
     return true;
   }
@@ -190,10 +193,13 @@ export class Wants {
   /** Asks anew for what is not pinned yet. */
   private again(want: Want): void {
     if (want.ended) return;
-    let before = 0;
-    want.run = want.runs.findIndex(({ count }) => (before += count) > want.pin!.held);
-    want.next = want.pin!.held - (before - want.runs[want.run].count);
+    this.fromPinned(want, want.pin!);
     this.pump(want);
+  }
+
+  private fromPinned(want: Want, { run, offset }: Pin): void {
+    want.run = run;
+    want.next = offset;
   }
 
   private fail(want: Want, page: number, loss: Loss): void {
@@ -210,15 +216,19 @@ export class Wants {
 
   private letGo(want: Want): void {
     if (want.pin === null) return;
-    want.pin.timer?.cancel();
-    let left = want.pin.held;
-    for (const { first, count } of want.runs) {
-      if (left > 0) this.memory.unpin(first, Math.min(left, count), want.access);
-      left -= count;
-    }
-    want.pin.held = 0;
-    want.pin.since = 0;
+    const { pin } = want;
+    pin.timer?.cancel();
+    want.runs.slice(0, pin.run + 1).forEach(({ first, count }, index) => {
+      const held = index < pin.run ? count : pin.offset;
+      if (held > 0) this.memory.unpin(first, held, want.access);
+    });
+    pin.run = 0;
+    pin.offset = 0;
   }
+}
+
+function holdsAny({ run, offset }: Pin): boolean {
+  return run > 0 || offset > 0;
 }
 
 /** Sorted, disjoint runs of at most `longest` pages that cover the given ones: what a pin takes hold of at a time. */
