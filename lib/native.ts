@@ -155,7 +155,7 @@ export interface NativeRegionStats {
   /** on lanes, as the one that asks: faults served, referred to the coordinator, broken off; pages read ahead; messages sent and received */
   laneFaults: number; laneReferred: number; laneBroken: number; lanePagesAhead: number; laneMessages: number;
   /** and as a page server: questions, pages and bytes sent */
-  laneServed: number; lanePagesOut: number; laneBytesOut: number; laneRecallsSent: number; laneRecallsReceived: number;
+  laneServed: number; lanePagesOut: number; laneBytesOut: number; laneRecallsSent: number; laneRecallsReceived: number; laneInvalidationsSent: number; laneInvalidationsReceived: number;
   residentPages: number;
   /** µs waited by threads in remote faults: counts, one for each bucket */
   waitHistogram: number[];

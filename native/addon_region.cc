@@ -144,6 +144,8 @@ Napi::Value stats(const Napi::CallbackInfo& info) {
   set("laneBytesOut", from.lane_bytes_out);
   set("laneRecallsSent", from.lane_recalls_sent);
   set("laneRecallsReceived", from.lane_recalls_received);
+  set("laneInvalidationsSent", from.lane_invalidations_sent);
+  set("laneInvalidationsReceived", from.lane_invalidations_received);
   uint64_t resident = 0;
   for (uint64_t extent = 0; extent < region->extent_count; extent++) {
     if (!(region->touched[extent].load(std::memory_order_relaxed) & kPagesTouched)) continue;

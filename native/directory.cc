@@ -25,8 +25,6 @@ uint64_t with_held(uint64_t word, uint32_t held) { return (word & ~kHeldMask) | 
 // Versions only grow; 0 means "no copy".
 uint32_t next_version(uint32_t version) { return version + 1 != 0 ? version + 1 : 1; }
 
-uint64_t slot_bit(uint32_t slot) { return uint64_t{1} << (slot < kCoarseSlot ? slot : kCoarseSlot); }
-
 // Threads that waited for what is open here now, and have not run yet. While more is asked for (an upgrade), those who wait
 // may be waiting for that, and to keep the copy for them would only make them wait longer: who gets there first has to
 // close it. They run when the upgrade comes.
@@ -255,6 +253,55 @@ HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, b
 
 bool leave_hop(DirectoryEntry& directory) { return (directory.word.fetch_and(~(kHop | kWant)) & kWant) != 0; }
 
+ServeStep begin_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, bool& registered) {
+  uint64_t entry = directory.word.load();
+  if (state_of(entry) != kIdle || (entry & kDirectoryFlags)) return ServeStep::kRefused;
+  if (!directory.word.compare_exchange_strong(entry, entry | kHop)) return ServeStep::kRefused;
+  // The copyset gains members under LOCK or TXN only.
+  const bool has = (directory.copyset.load() & slot_bit(slot)) != 0;
+  uint64_t word = page.word.load();
+  while (has && !(word & (kBusy | kPendMask | kUnacked)) && (held(word) == kInvalid || held(word) == kShared)) {
+    uint64_t next = (word & ~(kPoison | kVoid)) | kLane | (uint64_t{kWrite} << kPendShift);
+    const bool counts = !registered && (word & kUnresumedMask) != kUnresumedMask;
+    if (counts) next += kUnresumedOne;
+    if (!page.word.compare_exchange_weak(word, next)) continue;
+    registered = registered || counts;
+    return ServeStep::kLocked;
+  }
+  return leave_hop(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
+}
+
+Retired end_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, uint64_t writer, bool locks) {
+  Retired result{};
+  const uint64_t left = directory.copyset.fetch_and(~slot_bit(slot)) & ~slot_bit(slot);
+  uint64_t entry = directory.word.load();
+  uint64_t word = page.word.load();
+  const bool has_read = writer != 0 ? (left & writer) != 0 : held(word) == kShared;
+  // Bytes that others had in one version are never written in it.
+  const uint32_t version = left == 0 ? next_version(version_of(entry)) : version_of(entry);
+  const bool last = (left & ~writer) == 0;
+  const uint64_t hints = !last ? entry & kHints : has_read && writer_of(entry) == slot + 1 ? kMigratory : 0;
+  const auto becomes = [&](uint64_t flags) { return kIdle | hints | flags | (static_cast<uint64_t>(version) << kVersionShift); };
+  if (locks && left == 0) {
+    while (!(word & kBusy)) {
+      const uint64_t next = (word & ~(kPendMask | kLane | kVoid | kPoison)) | kBusy;
+      if (!page.word.compare_exchange_weak(word, next)) continue;
+      result.locked = true;
+      // Only WANT may have come meanwhile.
+      while (!directory.word.compare_exchange_weak(entry, becomes(kLock | (entry & kWant)))) {}
+      return result;
+    }
+  }
+  for (;;) {
+    result.after.ring = (entry & kWant) != 0;
+    if (directory.word.compare_exchange_weak(entry, becomes(0))) break;
+  }
+  for (;;) {
+    result.after.page = {};
+    if (page.word.compare_exchange_weak(word, settled(word, result.after.page) & ~(kPendMask | kLane | kVoid | kPoison))) return result;
+  }
+}
+
 // ---- the page server -----------------------------------------------------------------------------------------------
 
 ServeStep lock_serve(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t held_version, uint32_t now) {
@@ -302,6 +349,18 @@ bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t no
   uint64_t word = page.word.load();
   for (;;) {
     if (held(word) != kExclusive || page.version.load() != version || (word & kPendMask) || waits(page, word, keep, now)) return false;
+    if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
+  }
+}
+
+bool begin_lane_invalidate(PageEntry& page, uint32_t now, bool& closes) {
+  uint64_t word = page.word.load();
+  for (;;) {
+    // An answer that is under way would have to be poisoned, up to a version that the home may grant again.
+    if ((word & (kBusy | kPendMask | kUnacked)) || (held(word) != kInvalid && held(word) != kShared)) return false;
+    closes = held(word) == kShared;
+    if (!closes) return true;
+    if (waits(page, word, false, now)) return false;
     if (page.word.compare_exchange_weak(word, word | kBusy)) return true;
   }
 }

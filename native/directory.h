@@ -71,6 +71,7 @@ static_assert(sizeof(PageEntry) == 32, "tables are sized by it");
 
 // Slots from here on share the last bit of a copyset.
 constexpr uint32_t kCoarseSlot = 63;
+inline uint64_t slot_bit(uint32_t slot) { return uint64_t{1} << (slot < kCoarseSlot ? slot : kCoarseSlot); }
 
 struct DirectoryEntry {
   std::atomic<uint64_t> word;
@@ -178,6 +179,15 @@ HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, b
 // D5: the coordinator goes on. true: it must hear that HOP is gone.
 bool leave_hop(DirectoryEntry& directory);
 
+// D11: this member is the home of an idle page that is to be written, and the member at `slot` has a copy. kLocked: HOP is set and
+// the page claimed as LANE; else neither.
+ServeStep begin_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, bool& registered);
+// The copy is gone. `writer`: the bit of the member that is to write, which may have a copy; 0: this home. When nobody else has one
+// any more the version is retired with it. Ends the claim, and HOP. locks, of a home that is alone now: HOP becomes LOCK and the
+// claim BUSY, as of lock_home(), if nothing is in the way; says whether.
+struct Retired { bool locked; HomeAfter after; };
+Retired end_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, uint64_t writer, bool locks);
+
 // D2, D3, first half, for the member at `slot`, which holds `held` (0: nothing). kClose: to read-only for a read.
 ServeStep lock_serve(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t held, uint32_t now);
 // Second half: the directory says that the member has it, LOCK is gone. Returns whether to ring; `version` is granted.
@@ -186,7 +196,9 @@ bool unlock_serve(DirectoryEntry& directory, uint32_t access, uint32_t slot, uin
 bool unlock_unserved(DirectoryEntry& directory);
 // M10 by the page server: BUSY was taken (true) of an owned page of this version that may be closed at once.
 bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t now);
-// After a refusal of begin_lane_recall(), or of lock_serve(), changing nothing: what is in the way is a step or an answer that is
+// M9 by the page server: no copy is here, or BUSY was taken (`closes`) to close it. false: it can't be given up now.
+bool begin_lane_invalidate(PageEntry& page, uint32_t now, bool& closes);
+// After a refusal of begin_lane_recall() or begin_lane_invalidate(), or of lock_serve(), changing nothing: what is in the way is a step or an answer that is
 // under way, or a page that has only just come. A guess: whoever asked is looked at again, or not.
 bool ends_soon(const PageEntry& page, uint32_t now);
 bool ends_soon(const PageEntry& page, const DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t now);

@@ -24,6 +24,7 @@ enum LaneOp : uint8_t {
   kLaneRequest = 1,   // member -> home: these pages, with this access
   kLaneRecall = 2,    // home -> owner: these pages back
   kLaneReturned = 3,  // home -> owner: I have your bytes; no answer
+  kLaneRetire = 5,    // home -> who has a copy: give it up
   kLaneCall = 4,      // member -> registrar: `version` bytes of text follow (calls.h)
 };
 
@@ -31,7 +32,7 @@ struct LaneQuestion {
   uint32_t magic;
   uint8_t op;
   uint8_t access;
-  uint8_t keep;      // kLaneRecall: stay with a shared copy; kLaneRequest: all pages with this access, not the first alone
+  uint8_t keep;      // kLaneRecall: stay with a shared copy; kLaneRequest: all pages with this access, not the first alone; kLaneRetire: 1
   uint8_t count;     // pages first, first + stride, ...; kLaneReturned: one
   uint32_t region;   // its id in the cluster's table
   uint32_t generation;  // of the home of the page's slice
@@ -102,6 +103,8 @@ struct LaneTurn {
   void* lane = nullptr;  // taken, by whoever provides lanes
   uint32_t slot = 0;     // of the member at the other end
   bool hop = false;      // D4: this member is the home
+  bool retire = false;   // D11: likewise; stays set when the turn is over, until somebody has seen it
+  uint64_t writer = 0;   // of end_retire()
   bool ahead = false;    // no thread waits for the first page either
   bool for_asker = false;  // a hop of the page server's, for somebody who asks it
   uint32_t granted = 0;  // pages, when the answer is here
@@ -125,6 +128,11 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn);
 // ... by a thread with such streams.
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, Streams* streams, LaneTurn& turn);
+// D11, first half: the page is homed here, idle, and one of the members that have copies (but for `writer`, a bit of the copyset) is to
+// give its own up. What follows in those steps, and is alike, with it, `most` pages in all. false: nothing was changed.
+bool lane_retire(Region& region, uint64_t page, bool& registered, uint64_t writer, uint32_t most, int64_t stride, LaneTurn& turn);
+// ... by a thread with such streams. first: else other copies of the pages of the last question, which is still in `turn`.
+bool lane_retire(Region& region, uint64_t page, bool& registered, bool first, Streams* streams, LaneTurn& turn);
 // What the owner is to be told when these pages have come: page `i` of them.
 LaneQuestion lane_thanks(const LaneTurn& turn, const LaneAnswer& answer, uint32_t i);
 // The answer is here, and the bytes are in the service view. Takes BUSY of all that can be installed ...

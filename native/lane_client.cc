@@ -45,13 +45,17 @@ bool send_all(int fd, const void* bytes, size_t length) {
   return true;
 }
 
+// Whoever holds a copy gets no bytes, nor does whoever retires one.
+bool may_bring_bytes(const LaneQuestion& question) {
+  return question.op != kLaneRetire && (question.op != kLaneRequest || question.version == 0);
+}
+
 // What is to be received from byte `got` on: the answer's head, then the pages, each where it belongs.
 int places(const Region& region, const LaneQuestion& question, LaneAnswer& answer, uint64_t got, iovec* at) {
   const uint64_t head = lane_answer_size(question.count);
   int used = 0;
   if (got < head) at[used++] = {reinterpret_cast<char*>(&answer) + got, head - got};
-  // Whoever holds a copy gets no bytes.
-  if (question.op == kLaneRequest && question.version != 0) return used;
+  if (!may_bring_bytes(question)) return used;
   const uint64_t skip = got > head ? got - head : 0;
   const uint64_t size = region.page_size;
   if (question.stride == 1) {
@@ -71,8 +75,7 @@ int places(const Region& region, const LaneQuestion& question, LaneAnswer& answe
 // kernel finds and clears it while the other end works. Only if the thread would look at the socket meanwhile, and the lane
 // has brought bytes last. Where it can't be made now, receiving does it.
 void make_room(const Region& region, const LaneQuestion& question, const Lane& lane) {
-  if (question.version != 0 && question.op == kLaneRequest) return;
-  if (question.count > 1 || !lane.brings_bytes.load(std::memory_order_relaxed)) return;
+  if (!may_bring_bytes(question) || question.count > 1 || !lane.brings_bytes.load(std::memory_order_relaxed)) return;
   make_memory(region, question.page * region.page_size, region.page_size);
 }
 
@@ -139,7 +142,7 @@ int bounced(const Bounce& bounce, const LaneQuestion& question, LaneAnswer& answ
   const uint64_t head = lane_answer_size(question.count);
   int used = 0;
   if (got < head) at[used++] = {reinterpret_cast<char*>(&answer) + got, head - got};
-  if (question.op == kLaneRequest && question.version != 0) return used;
+  if (!may_bring_bytes(question)) return used;
   at[used++] = bounce.next(got > head ? got - head : 0);
   return used;
 }
@@ -159,7 +162,7 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
     looked_at = now_ns();
   }
   // While this thread looks at the socket it has made the room for a single page.
-  Bounce bounce(region, question, !polls || question.count > 1 || region.page_size > kOnePiece);
+  Bounce bounce(region, question, may_bring_bytes(question) && (!polls || question.count > 1 || region.page_size > kOnePiece));
   const uint64_t patience = uint64_t{lane_poll_us()} * 1000;
   uint64_t until = looked_at + patience;
   const bool in_pieces = question.count > 1 || region.page_size > kOnePiece;
@@ -176,7 +179,7 @@ bool receive(const Region& region, const LaneQuestion& question, Lane& lane, Lan
       if (!had_head && got >= head) {
         if (answer.magic != kLaneMagic || answer.granted > question.count || answer.content > kLaneSame) return false;
         const bool bytes = answer.granted > 0 && answer.content == kLaneBytesFollow;
-        if (bytes && question.op == kLaneRequest && question.version != 0) return false;
+        if (bytes && !may_bring_bytes(question)) return false;
         if (answer.granted > 0 && answer.content != kLaneSame) lane.brings_bytes.store(bytes, std::memory_order_relaxed);
         if (bytes) whole = head + answer.granted * region.page_size;
       }

@@ -47,7 +47,7 @@ void to_coordinator(Region& region, uint64_t page, bool faulted) {
 
 // begun: bit i: page i was installed.
 void end_question(Region& region, LaneTurn& turn, uint64_t begun, void (*with_lane)(Region&, void*)) {
-  for (uint32_t i = 0; turn.hop && i < turn.question.count; i++) {
+  for (uint32_t i = 0; (turn.hop || turn.retire) && i < turn.question.count; i++) {
     const uint64_t page = page_of(turn.question, i);
     if (!(begun >> i & 1) && leave_hop(region.directory[page])) settle(region, page, {false, true});
   }
@@ -182,7 +182,9 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
     if (region.homed_here(page)) {
       // Another member's, or a matter of this home alone. No thread is to be counted as one that waits for the page.
       bool registered = true;
-      if (!lane_hop(region, page, access, registered, static_cast<uint32_t>(most < end - page ? most : end - page), 1, turn)) continue;
+      const auto run = static_cast<uint32_t>(most < end - page ? most : end - page);
+      const bool asks = lane_hop(region, page, access, registered, run, 1, turn) || (access == kWrite && lane_retire(region, page, registered, 0, run, 1, turn));
+      if (!asks) continue;
       turn.ahead = true;
       page += turn.question.count;
       return true;
@@ -279,6 +281,72 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
   return true;
 }
 
+bool lane_retire(Region& region, uint64_t page, bool& registered, uint64_t writer, uint32_t most, int64_t stride, LaneTurn& turn) {
+  const auto idle = [&](uint64_t at) {
+    const uint64_t word = region.directory[at].word.load();
+    return state_of(word) == kIdle && !(word & kDirectoryFlags);
+  };
+  const Slices::Slice* slice = region.slice_of(page);
+  const uint64_t others = region.directory[page].copyset.load() & ~writer;
+  // Slots that share a bit can't be told apart: theirs are the coordinator's.
+  if (others == 0 || (others & slot_bit(kCoarseSlot)) || slice == nullptr || !idle(page)) return false;
+  turn.slot = static_cast<uint32_t>(__builtin_ctzll(others));
+  turn.lane = lane_take(region, turn.slot);
+  if (turn.lane == nullptr) return false;
+  LaneQuestion& question = turn.question;
+  question.page = page;
+  question.stride = static_cast<int32_t>(stride);
+  question.count = 1;
+  Gate& gate = region.member->gate;
+  ServeStep step = ServeStep::kRefused;
+  if (gate.enter()) {
+    if (region.homed_here(page)) step = begin_retire(region.pages[page], region.directory[page], turn.slot, registered);
+    for (; step == ServeStep::kLocked && question.count < most; question.count++) {
+      const uint64_t next = page_of(question, question.count);
+      if (next < slice->first || next - slice->first >= slice->count || !region.homed_here(next)) break;
+      if (!(region.directory[next].copyset.load() & slot_bit(turn.slot)) || !idle(next)) break;
+      bool counted = true;
+      region.touch(next, kPagesTouched);
+      const ServeStep ahead = begin_retire(region.pages[next], region.directory[next], turn.slot, counted);
+      if (ahead == ServeStep::kRefusedAndRing) settle(region, next, {false, true});
+      if (ahead != ServeStep::kLocked) break;
+    }
+    gate.leave();
+  }
+  if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
+  if (step != ServeStep::kLocked) {
+    lane_put_back(region, turn.lane);
+    turn.lane = nullptr;
+    return false;
+  }
+  turn.hop = false;
+  turn.retire = true;
+  turn.writer = writer;
+  turn.ahead = false;
+  turn.for_asker = false;
+  turn.streams = nullptr;
+  question.magic = kLaneMagic;
+  question.op = kLaneRetire;
+  question.access = kWrite;
+  question.keep = 1;
+  question.region = region.id;
+  question.generation = slice->generation;
+  question.version = 0;
+  return true;
+}
+
+bool lane_retire(Region& region, uint64_t page, bool& registered, bool first, Streams* streams, LaneTurn& turn) {
+  if (!first) return lane_retire(region, page, registered, 0, turn.question.count, turn.question.stride, turn);
+  if (streams == nullptr) return lane_retire(region, page, registered, 0, 1, 1, turn);
+  if (state_of(region.directory[page].word.load()) != kIdle || region.directory[page].copyset.load() == 0) return false;
+  int64_t stride = 1;
+  const uint64_t window = stream_window(*streams, region, page, stride);
+  const auto most = static_cast<uint32_t>(window < kLanePages ? window : kLanePages);
+  if (!lane_retire(region, page, registered, 0, most, stride, turn)) return false;
+  stream_asked(*streams, region, page, turn.question.count);
+  return true;
+}
+
 LaneQuestion lane_thanks(const LaneTurn& turn, const LaneAnswer& answer, uint32_t i) {
   LaneQuestion thanks = turn.question;
   thanks.op = kLaneReturned;
@@ -301,6 +369,10 @@ void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint
       to_coordinator(region, page, i == 0 && !turn.ahead);
       continue;
     }
+    if (turn.retire) {
+      begun |= uint64_t{1} << i;
+      continue;
+    }
     // Not open: nobody reads the page while it is cleared.
     if (answer.content == kLaneZero && !is_hole(region, page)) memset(region.service + page * region.page_size, 0, region.page_size);
     const InstallStep step = begin(entry, answer.versions[i], was_open);
@@ -312,7 +384,61 @@ void lane_install(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint
   }
 }
 
+namespace {
+
+// The copies are gone. What this home is alone with now it opens at once, to write: the thread asked for that.
+void finish_retire(Region& region, LaneTurn& turn, uint64_t begun) {
+  const LaneQuestion& question = turn.question;
+  Gate& gate = region.member->gate;
+  const bool inside = !turn.for_asker && gate.enter();
+  const Slices::Slice* slice = inside ? region.slice_of(question.page) : nullptr;
+  const bool home = slice != nullptr && slice->generation == question.generation && region.homed_here(question.page) && effective_down(region) == kUp;
+  uint64_t locked = 0;
+  uint32_t retired = 0;
+  for (uint32_t i = 0; i < question.count; i++) {
+    if (!(begun >> i & 1)) continue;
+    const uint64_t page = page_of(question, i);
+    const Retired result = end_retire(region.pages[page], region.directory[page], turn.slot, turn.writer, home);
+    if (result.locked) locked |= uint64_t{1} << i;
+    else settle(region, page, {result.after.page.wake, result.after.page.ring || result.after.ring});
+    retired++;
+  }
+  const uint32_t now = clock32();
+  const bool forwards = question.stride == 1;
+  for (uint32_t i = 0; i < question.count;) {
+    if (!(locked >> i & 1)) {
+      i++;
+      continue;
+    }
+    uint32_t end = i + 1;
+    while ((forwards || question.stride == -1) && end < question.count && (locked >> end & 1)) end++;
+    const uint32_t opened = open_run(region, page_of(question, forwards ? i : end - 1), end - i, kOpenWrite);
+    for (; i < end; i++) {
+      const uint64_t page = page_of(question, i);
+      const HomeAfter after = unlock_home(region.pages[page], region.directory[page], kExclusive, opened, now);
+      settle(region, page, {after.page.wake, after.page.ring || after.ring});
+    }
+  }
+  if (inside) gate.leave();
+  count(region.stats.lane_invalidations_sent, retired);
+  if (turn.for_asker) return;
+  if (turn.ahead) {
+    count(region.stats.lane_pages_ahead, retired);
+  } else if (begun & 1) {
+    count(region.stats.lane_faults);
+    count(region.stats.lane_pages_ahead, retired - 1);
+  } else {
+    count(region.stats.lane_referred);
+  }
+}
+
+}  // namespace
+
 void lane_finish(Region& region, LaneTurn& turn, const LaneAnswer& answer, uint64_t begun) {
+  if (turn.retire) {
+    finish_retire(region, turn, begun);
+    return end_question(region, turn, begun, lane_put_back);
+  }
   const LaneQuestion& question = turn.question;
   // A hop that leaves the owner no copy leaves the home alone with the page.
   const auto grant_at = [&](uint32_t i) { return (turn.hop ? question.keep == 0 : access_at(question, i) == kWrite) ? uint32_t{kExclusive} : uint32_t{kShared}; };
@@ -363,7 +489,8 @@ void lane_give_up(Region& region, LaneTurn& turn, void (*with_lane)(Region&, voi
   // The home may have granted what nobody will ever install. A copy is found out at its invalidation; but a page that this
   // member owns without knowing it is lost when it leaves, so the coordinator asks for it again. (What a home asks for is the
   // owner's until the home has it.)
-  const bool owned = turn.ahead && !turn.hop && turn.question.access == kWrite;
+  turn.granted = 0;
+  const bool owned = turn.ahead && !turn.hop && !turn.retire && turn.question.access == kWrite;
   for (uint32_t i = 0; i < turn.question.count; i++) to_coordinator(region, page_of(turn.question, i), owned || (i == 0 && !turn.ahead));
   end_question(region, turn, 0, with_lane);
 }
@@ -415,6 +542,15 @@ bool serve_begin(Region& region, Serving& serving) {
       serving.closes |= uint64_t{1} << serving.taken;
     }
     if (serving.taken > 0) return true;
+  } else if (slice != nullptr && question.op == kLaneRetire && slice->slot == serving.slot) {
+    const uint32_t now = clock32();
+    for (; serving.taken < question.count; serving.taken++) {
+      const uint64_t page = page_of(question, serving.taken);
+      bool closes = false;
+      if (page < slice->first || page - slice->first >= slice->count || !begin_lane_invalidate(region.pages[page], now, closes)) break;
+      if (closes) serving.closes |= uint64_t{1} << serving.taken;
+    }
+    if (serving.taken > 0) return true;
   } else if (slice != nullptr && question.op == kLaneRequest && region.homed_here(question.page)) {
     const uint32_t now = clock32();
     for (; serving.taken < question.count; serving.taken++) {
@@ -456,6 +592,12 @@ void serve_finish(Region& region, Serving& serving) {
     for (uint32_t closed = i; closed < end; closed++) busy.busy &= ~(uint64_t{1} << closed);
     for (; i < end; i++) settle(region, page_of(question, i), end_close(region.pages[page_of(question, i)], to_shared, recall, opened));
   }
+  if (question.op == kLaneRetire) {
+    answer.content = kLaneSame;
+    answer.granted = static_cast<uint8_t>(serving.taken);
+    region.member->gate.leave();
+    return count(region.stats.lane_invalidations_received, serving.taken);
+  }
   // Pages that nobody has written are holes, and need no bytes. All pages of an answer are alike.
   const bool same = !recall && question.version != 0;
   // What is recalled is all sent, if only a part of it has been written: it has been given up already.
@@ -490,9 +632,15 @@ bool serve_hop(Region& region, const Serving& serving, LaneTurn& turn) {
   if (question.op != kLaneRequest || !makes_sense(region, question) || serving_slice(region, question) == nullptr || !region.homed_here(question.page)) return false;
   region.touch(question.page, kPagesTouched | kDirectoryTouched);
   const uint64_t word = region.directory[question.page].word.load();
-  if (state_of(word) != kOwned || owner_of(word) == serving.slot) return false;
   // No thread is to be counted as one that waits for the page.
   bool registered = true;
+  if (state_of(word) == kIdle && question.access == kWrite && serving.slot < kCoarseSlot) {
+    if (!lane_retire(region, question.page, registered, slot_bit(serving.slot), question.keep != 0 ? question.count : 1, question.stride, turn)) return false;
+    turn.ahead = true;
+    turn.for_asker = true;
+    return true;
+  }
+  if (state_of(word) != kOwned || owner_of(word) == serving.slot) return false;
   const uint64_t room = kHopBytes >> region.page_shift;
   const auto most = static_cast<uint32_t>(question.count < room ? question.count : room);
   if (most == 0 || !lane_hop(region, question.page, question.access, registered, most, question.stride, turn)) return false;
@@ -505,7 +653,7 @@ bool serve_again(const Region& region, const Serving& serving) {
   const LaneQuestion& question = serving.question;
   if (!makes_sense(region, question) || serving_slice(region, question) == nullptr) return false;
   const PageEntry& page = region.pages[question.page];
-  if (question.op == kLaneRecall) return ends_soon(page, clock32());
+  if (question.op != kLaneRequest) return ends_soon(page, clock32());
   return region.homed_here(question.page) && ends_soon(page, region.directory[question.page], question.access, serving.slot, clock32());
 }
 

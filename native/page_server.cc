@@ -447,7 +447,7 @@ struct Server {
       plan_polling(connection, question.cpu, static_cast<uint32_t>(sched_getcpu()), 0);
       return true;
     }
-    if (question.op != kLaneRequest && question.op != kLaneRecall) return false;
+    if (question.op != kLaneRequest && question.op != kLaneRecall && question.op != kLaneRetire) return false;
     connection->question_at = received;
     return serve(connection, region, true);
   }
@@ -573,7 +573,8 @@ struct Server {
     Connection* const asker = hop->asker;
     if (asker == nullptr) return region_leave(*hop->region);
     asker->hop = nullptr;
-    if (!serve(asker, hop->region, false)) drop(asker);
+    // There may be more copies than one.
+    if (!serve(asker, hop->region, hop->turn.retire && hop->turn.granted > 0)) drop(asker);
   }
 
   // Under the mutex. Those that wait for this peer.

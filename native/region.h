@@ -24,7 +24,7 @@ struct RegionStats {
   // ahead; messages. As a page server: questions answered, pages and bytes sent.
   std::atomic<uint64_t> lane_faults, lane_referred, lane_broken, lane_pages_ahead, lane_messages;
   std::atomic<uint64_t> lane_served, lane_pages_out, lane_bytes_out;
-  std::atomic<uint64_t> lane_recalls_sent, lane_recalls_received;
+  std::atomic<uint64_t> lane_recalls_sent, lane_recalls_received, lane_invalidations_sent, lane_invalidations_received;
   // µs that threads waited in faults that others had to serve: four buckets for each power of two, from 1 µs.
   static constexpr int kBuckets = 96;
   std::atomic<uint64_t> waits[kBuckets];

@@ -12,6 +12,9 @@ namespace {
 constexpr uint32_t kStraddle = 16;
 constexpr uint32_t kStraddleLimit = 10'000;
 
+// Copies that a thread of the home retires over lanes, one after the other.
+constexpr uint32_t kRetiredOneByOne = 8;
+
 uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
 
 // Leaves the count of threads that have not resumed.
@@ -72,6 +75,11 @@ void change_home(Region& region, const Turn& turn) {
 }  // namespace
 
 Next serve_look(Region& region, Turn& turn) {
+  if (turn.lane.retire) {
+    // The home may be alone with its page now; if more copies than these are in the way, the coordinator asks for them all at once.
+    turn.lane.retire = false;
+    turn.ask_home = turn.lane.granted > 0 && ++turn.retired < kRetiredOneByOne;
+  }
   turn.down = effective_down(region);
   if (turn.down != kUp) {
     leave(region, turn);
@@ -110,7 +118,9 @@ Next serve_look(Region& region, Turn& turn) {
       turn.at_home = take_home(region, turn.page, turn.access, turn);
       turn.ask_home = turn.at_home;
       if (turn.at_home) return Next::kChange;
-      return lane_hop(region, turn.page, turn.access, turn.registered, turn.streams, turn.lane) ? Next::kLane : Next::kLook;
+      if (lane_hop(region, turn.page, turn.access, turn.registered, turn.streams, turn.lane)) return Next::kLane;
+      if (turn.access == kWrite && lane_retire(region, turn.page, turn.registered, turn.retired == 0, turn.streams, turn.lane)) return Next::kLane;
+      return Next::kLook;
     case Step::kLost:
       leave(region, turn);
       return Next::kLost;

@@ -35,6 +35,7 @@ struct Turn {
   uint32_t grant = kInvalid;
   uint64_t first = 0;
   uint64_t end = 0;
+  uint32_t retired = 0;     // members that have given their copies up, over lanes
   LaneTurn lane;
   Streams* streams = nullptr;  // the thread's own; nullptr: nothing is read ahead
 };

@@ -29,6 +29,7 @@ export interface Simulation extends Shared {
   threadAsleep(thread: number): boolean;
   threadWake(thread: number): void;
   /** Of a thread whose last step was Lane: what it asks whom. */
+  laneRetired(thread: number): boolean;
   laneAskAhead(thread: number, first: number, end: number, access: number): boolean;
   laneQuestion(thread: number): { slot: number; question: Uint8Array; first: number; access: number; count: number; hop: boolean };
   /** The answer's head; the bytes are in the view. Returns what the owner of recalled pages is to be told of their arrival. */

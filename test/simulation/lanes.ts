@@ -77,7 +77,7 @@ export class SimulatedLanes {
     const peer = this.peers.get(slot);
     const exchange: Exchange = { peer: peer ?? 0, installing: false, over };
     this.exchanges.set(thread, exchange);
-    world.note(() => `thread ${thread.id} of member ${member.id} asks ${peer} on a lane: ${hop ? 'recall' : access === 2 ? 'write' : 'read'} page ${first}${count > 1 ? ` and ${count - 1} more` : ''}`);
+    world.note(() => `thread ${thread.id} of member ${member.id} asks ${peer} on a lane: ${hop ? 'recall' : question[4] === 5 ? 'retire' : access === 2 ? 'write' : 'read'} page ${first}${count > 1 ? ` and ${count - 1} more` : ''}`);
     world.events.after(ANSWER, member.id, () => this.giveUp(thread, exchange));
     const other = peer === undefined ? undefined : world.members.get(peer);
     if (other === undefined || world.choices.chance(world.plan.laneBreaks)) return this.breaks(thread, exchange);
@@ -160,7 +160,7 @@ export class SimulatedLanes {
     // What it has refused it may look at again.
     if (hop === null && world.choices.chance(0.1)) world.events.after(world.choices.skewed(50), member.id, () => this.question(from, question, answer, refuse, hops));
     else if (hop === null) end(refused);
-    else this.ask(hop, () => this.question(from, question, answer, refuse, false));
+    else this.ask(hop, () => this.question(from, question, answer, refuse, world.native.laneRetired(hop.index)));
   }
 
   /** The page server asks the page's owner. */

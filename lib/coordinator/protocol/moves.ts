@@ -101,15 +101,17 @@ export class Moves {
     }
     const waiting = running?.done ?? this.stranded.get(service.first) ?? [];
     this.stranded.delete(service.first);
+    // From now on: the same may be asked for again (by a rebuild) while the gate closes.
+    const outgoing: Outgoing = { service, to, generation, batches: this.batches(service), done: [...waiting, done] };
+    this.outgoing.set(service.first, outgoing);
     this.memory.closeGate(() => {
       // Nothing opens a page here any more because it is homed here.
       const { extentPages } = this.info;
       this.memory.setHomed(service.first / extentPages, Math.ceil(service.count / extentPages), false, false);
       this.closeOwn(service, () => {
         this.memory.openGate();
-        const outgoing: Outgoing = { service, to, generation, batches: this.batches(service), done: [...waiting, done] };
-        this.outgoing.set(service.first, outgoing);
-        this.sendNext(outgoing);
+        // The receiver may be gone by now.
+        if (this.outgoing.get(service.first) === outgoing) this.sendNext(outgoing);
       });
     });
   }

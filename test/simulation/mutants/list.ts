@@ -35,6 +35,8 @@ const mutant = (name: string, what: string, file: string, find: string, replace:
 
 export const mutants: readonly Mutant[] = [
   // ---- the home
+  { ...mutant('handed-over-twice', 'a handover that is asked for again while it begins is begun again', moves,
+    'this.outgoing.set(service.first, outgoing);\n    this.memory.closeGate(() => {', 'this.memory.closeGate(() => {\n      this.outgoing.set(service.first, outgoing);'), seed: 9_760_022_377 },
   mutant('invalidation-not-awaited', 'a write is granted as soon as the copies have been told to go', home,
     'this.memory.downgrade(page, 1, false, this.one);\n      return false;', 'this.memory.downgrade(page, 1, false, this.one);\n      work.invalidations = null;'),
   mutant('copyset-forgets-one', 'one member of the copyset is not invalidated', home,
@@ -145,6 +147,14 @@ export const mutants: readonly Mutant[] = [
     'if (!want.ended && want.open.size === 0 && want.run === want.runs.length) this.complete(want);', 'if (!want.ended && (want.pin !== null || (want.open.size === 0 && want.run === want.runs.length))) this.complete(want);'),
   { ...mutant('late-answer-taken', 'an answer that names an earlier claim is taken for the answer to this one', member,
     'return pending !== undefined && pending.claim !== claim;', 'return pending === undefined && pending !== claim;'), test: 'late-answers' },
+  mutant('retired-copy-stays-open', 'who is told over a lane to give a copy up says so, and keeps it', 'native/lane_steps.cc',
+    'if (closes) serving.closes |= uint64_t{1} << serving.taken;', 'if (closes) settle(region, page, finish(region.pages[page], kAsItWas));'),
+  mutant('retired-beside-a-claim', 'a copy is given up over a lane although an answer from before is under way', directory,
+    '(kBusy | kPendMask | kUnacked)) || (held(word) != kInvalid && held(word) != kShared)) return false;\n    closes', '(kBusy | kUnacked)) || (held(word) != kInvalid && held(word) != kShared)) return false;\n    closes'),
+  mutant('retired-by-halves', 'a home opens its page to write when the first of two copies has been given up over a lane', directory,
+    'if (locks && left == 0) {', 'if (locks) {'),
+  mutant('retired-unheard', 'a home takes a copy for given up although nobody has said so', 'native/lane_steps.cc',
+    'if (i >= answer.granted || (turn.hop', 'if ((i >= answer.granted && !turn.retire) || (turn.hop'),
   mutant('hop-forgets-the-copy', 'a home that fetches a page on a lane does not write down that the owner keeps a copy', directory,
     'if (keep) directory.copyset.store(slot_bit(slot));', ''),
   mutant('hop-takes-what-is-kept', 'a home that fetches a page on a lane writes it although the owner keeps a copy', 'native/lane_steps.cc',

@@ -269,6 +269,13 @@ Napi::Value lane_question(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// (thread): did its last question make somebody give copies up?
+Napi::Value lane_retired(const Napi::CallbackInfo& info) {
+  Arguments arguments(info);
+  Thread* thread = thread_at(arguments);
+  return Napi::Boolean::New(info.Env(), arguments.ok && thread->turn.lane.retire && thread->turn.lane.granted > 0);
+}
+
 Napi::Value install_lane(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   Thread* thread = thread_at(arguments);
@@ -436,6 +443,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   set("onShortage", set_shortage);
   set("onWake", set_wake);
   set("laneAskAhead", ask_ahead);
+  set("laneRetired", lane_retired);
   set("laneQuestion", lane_question);
   set("laneInstall", install_lane);
   set("laneFinish", finish_lane);
