@@ -118,11 +118,13 @@ struct Server {
   std::vector<std::unique_ptr<Connection>> connections;
   std::vector<std::unique_ptr<Hop>> hops;
   std::vector<Connection*> parked;
+  // ns: when the first of them is looked at again; UINT64_MAX: there are none. Set under the mutex, looked at without.
+  std::atomic<uint64_t> parked_due{UINT64_MAX};
   bool can_park = true;
   // µs: when lanes that are to be made, and strangers, are looked at next. Others than its thread set it under the mutex.
   std::atomic<uint64_t> look_at{0};
   // Polling: until when, ns; how worth while it has been; whom it is for.
-  uint64_t poll_until = 0;
+  std::atomic<uint64_t> poll_until{0};
   int worth = 8;
   uint32_t skipped = 0;
   uint32_t looks = 0;
@@ -460,13 +462,21 @@ struct Server {
     connection->again_at = now_ns() + kParkStep;
     connection->again_in = &region;
     parked.push_back(connection);
+    find_parked_due();
     poll_until = 0;
     return true;
+  }
+
+  void find_parked_due() {
+    uint64_t first = UINT64_MAX;
+    for (const Connection* connection : parked) first = std::min(first, connection->again_at);
+    parked_due.store(first);
   }
 
   Region* unpark(Connection* connection) {
     parked.erase(std::find(parked.begin(), parked.end(), connection));
     connection->again_at = 0;
+    find_parked_due();
     return connection->again_in;
   }
 
@@ -485,10 +495,10 @@ struct Server {
 
   // Events until the next of those who wait is due.
   int wait_parked(epoll_event* events, int most) {
-    uint64_t next = UINT64_MAX;
-    for (const Connection* connection : parked) next = std::min(next, connection->again_at);
+    const uint64_t next = parked_due.load();
     const uint64_t now = now_ns();
-    const timespec left{0, static_cast<long>(next > now ? next - now : 0)};
+    // None is left by now: others end them, too.
+    const timespec left{0, static_cast<long>(next > now && next != UINT64_MAX ? next - now : 0)};
     const long count = syscall(SYS_epoll_pwait2, epoll, events, most, &left, nullptr, 0);
     // Kernels before 5.11 can't wait for so short a time.
     if (count < 0 && errno == ENOSYS) can_park = false;
@@ -750,7 +760,7 @@ struct Server {
         wait = static_cast<int64_t>(due - now_us());
         if (wait < 0) wait = 0;
       }
-      const bool waits = !parked.empty();
+      const bool waits = parked_due.load() != UINT64_MAX;
       int count = waits ? wait_parked(events, 32) : poll_until != 0 ? look(events, 32) : 0;
       if (count == 0 && !waits && poll_until == 0) count = epoll_wait(epoll, events, 32, wait < 0 ? -1 : static_cast<int>(wait / 1000 + 1));
       if (count <= 0 && !waits) continue;
@@ -799,6 +809,8 @@ Peer& peer_at(Lanes& lanes, uint32_t slot) {
 void close_peer(Server& server, Peer& peer) {
   peer.up.store(false);
   server.end_hops(peer);
+  // Who waited for that may be waiting for something else now, and its time is the page server's to keep.
+  if (server.parked_due.load() != UINT64_MAX) lanes_wake(server.lanes);
   const uint32_t for_faults = peer.connected & kFaultLanes;
   for (uint32_t i = 0; i < kLanesPerPeer; i++) if (for_faults >> i & 1) shutdown(peer.lanes[i].fd.load(), SHUT_RDWR);
   for (uint32_t idle = 0; idle != for_faults;) {

@@ -34,7 +34,7 @@ namespace {
 constexpr int kThreads = 3;  // of each member
 constexpr uint64_t kPage = 4096, kPages = 96, kExtentPages = 8;
 // What has to have happened before the threads stop.
-constexpr uint64_t kLaneFaults = 4000, kHops = 300, kAhead = 300;
+constexpr uint64_t kLaneFaults = 4000, kHops = 300, kAhead = 300, kRetired = 300;
 constexpr int kReconnects = 10;
 constexpr int kCalls = 500;
 // s: far more than a run takes; the signal ends the process, and make reports it.
@@ -65,7 +65,7 @@ uint32_t next_random(uint32_t& random) {
 bool enough() {
   const RegionStats& home = regions[kHome]->stats;
   const RegionStats& other = regions[kOther]->stats;
-  return other.lane_faults >= kLaneFaults && home.lane_recalls_sent >= kHops && other.lane_pages_ahead >= kAhead && reconnects >= kReconnects && called >= kCalls;
+  return other.lane_faults >= kLaneFaults && home.lane_recalls_sent >= kHops && home.lane_invalidations_sent >= kRetired && other.lane_pages_ahead >= kAhead && reconnects >= kReconnects && called >= kCalls;
 }
 
 void caller(uint32_t at, int number) {
@@ -343,8 +343,8 @@ int main(int argc, char** argv) {
   }
   const RegionStats& other = regions[kOther]->stats;
   const auto number = [](const std::atomic<uint64_t>& value) { return static_cast<unsigned long long>(value.load()); };
-  std::printf("lanes: %llu faults over lanes, %llu pages read ahead, %llu hops, %llu referred, %llu broken, %d times made anew; %d calls\n", number(other.lane_faults),
-              number(other.lane_pages_ahead), number(regions[kHome]->stats.lane_recalls_sent), number(other.lane_referred), number(other.lane_broken), reconnects.load(), called.load());
+  std::printf("lanes: %llu faults over lanes, %llu pages read ahead, %llu hops, %llu copies retired, %llu referred, %llu broken, %d times made anew; %d calls\n", number(other.lane_faults),
+              number(other.lane_pages_ahead), number(regions[kHome]->stats.lane_recalls_sent), number(regions[kHome]->stats.lane_invalidations_sent), number(other.lane_referred), number(other.lane_broken), reconnects.load(), called.load());
   for (Region* region : regions) region_release(*region);
   for (Member* member : members) member_stopped(*member);
   const bool right = test::failed == 0;

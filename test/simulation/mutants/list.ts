@@ -36,7 +36,8 @@ const mutant = (name: string, what: string, file: string, find: string, replace:
 export const mutants: readonly Mutant[] = [
   // ---- the home
   { ...mutant('handed-over-twice', 'a handover that is asked for again while it begins is begun again', moves,
-    'this.outgoing.set(service.first, outgoing);\n    this.memory.closeGate(() => {', 'this.memory.closeGate(() => {\n      this.outgoing.set(service.first, outgoing);'), seed: 9_760_022_377 },
+    'this.outgoing.set(service.first, outgoing);\n    this.memory.closeGate(() => {', 'this.memory.closeGate(() => {',
+    { file: moves, find: 'this.memory.openGate();\n        // The receiver', replace: 'this.memory.openGate();\n        this.outgoing.set(service.first, outgoing);\n        // The receiver' }), seed: 9_760_022_377 },
   mutant('invalidation-not-awaited', 'a write is granted as soon as the copies have been told to go', home,
     'this.memory.downgrade(page, 1, false, this.one);\n      return false;', 'this.memory.downgrade(page, 1, false, this.one);\n      work.invalidations = null;'),
   mutant('copyset-forgets-one', 'one member of the copyset is not invalidated', home,
