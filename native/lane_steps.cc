@@ -572,7 +572,8 @@ void serve_finish(Region& region, Serving& serving) {
   const LaneQuestion& question = serving.question;
   LaneAnswer& answer = serving.answer;
   const bool recall = question.op == kLaneRecall;
-  const auto to_shared_at = [&](uint32_t i) { return recall ? question.keep != 0 : access_at(question, i) == kRead; };
+  const bool retire = question.op == kLaneRetire;
+  const auto to_shared_at = [&](uint32_t i) { return recall ? question.keep != 0 : !retire && access_at(question, i) == kRead; };
   const bool neighbours = question.stride == 1;
   BusyPages busy{question.page, question.stride, serving.closes};
   for (uint32_t i = 0; i < serving.taken;) {
@@ -592,7 +593,7 @@ void serve_finish(Region& region, Serving& serving) {
     for (uint32_t closed = i; closed < end; closed++) busy.busy &= ~(uint64_t{1} << closed);
     for (; i < end; i++) settle(region, page_of(question, i), end_close(region.pages[page_of(question, i)], to_shared, recall, opened));
   }
-  if (question.op == kLaneRetire) {
+  if (retire) {
     answer.content = kLaneSame;
     answer.granted = static_cast<uint8_t>(serving.taken);
     region.member->gate.leave();

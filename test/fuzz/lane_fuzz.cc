@@ -62,10 +62,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       continue;
     }
     // The page server itself turns these away.
-    if (question.count == 0 || question.count > kLanePages || (question.op != kLaneRequest && question.op != kLaneRecall)) continue;
+    if (question.count == 0 || question.count > kLanePages || (question.op != kLaneRequest && question.op != kLaneRecall && question.op != kLaneRetire)) continue;
     if (serve_begin(*region, serving)) serve_finish(*region, serving);
     const LaneAnswer& answer = serving.answer;
     require(answer.granted <= question.count && answer.content <= kLaneSame, "the answer fits the question");
+    for (uint32_t i = 0; i < answer.granted && question.op == kLaneRetire; i++) {
+      const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i);
+      require(page < kPages && serving.slot == (page < kPages / 2 ? 0 : 1) && held(region->pages[page].word.load()) == kInvalid, "what a home is told to be gone is gone");
+    }
     for (uint32_t i = 0; i < answer.granted && question.op == kLaneRequest; i++) {
       const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i);
       require(page < kPages / 2 && region->homed_here(page), "only pages of this home are granted");

@@ -480,8 +480,77 @@ void hints() {
   test::check(is(word, 1023, true) && state_of(word) == kOwned && owner_of(word) == 1022 && version_of(word) == 0xffffffff && (word & kTxn) && (word & kWant), "hints and the rest of the word leave one another alone");
 }
 
+// A copy that is given up over a lane, at both ends, from every word; and what the directory says then.
+void retiring() {
+  constexpr uint32_t kSlot = 3, kOther = 4, now = 1'000'000;
+  const uint64_t own = uint64_t{1} << kSlot, other = uint64_t{1} << kOther;
+  for (const uint64_t word : words()) {
+    const bool plain = !(word & (kBusy | kPendMask | kUnacked)) && (held(word) == kInvalid || held(word) == kShared);
+    PageEntry page{};
+    set(page, word, 7, 0);
+    bool closes = false;
+    const bool given = begin_lane_invalidate(page, now, closes);
+    test::check(given == (plain && !(word & kPins)), "a copy is given up unless it is pinned, in use, owned, or asked for");
+    test::check(page.word.load() == (given && closes ? word | kBusy : word) && (!given || closes == (held(word) == kShared)), "and what has to be closed is BUSY then");
+
+    for (const bool locks : {false, true}) {
+      for (const uint64_t copies : {own, own | other}) {
+        DirectoryEntry directory{};
+        set(page, word, 7, 0);
+        end(directory, kIdle, 0, 7, copies, false);
+        bool registered = false;
+        const ServeStep step = begin_retire(page, directory, kSlot, registered);
+        test::check((step == ServeStep::kLocked) == plain, "a home has a copy retired when its own page is free");
+        if (step != ServeStep::kLocked) {
+          test::check(page.word.load() == word && (directory.word.load() & kDirectoryFlags) == 0, "else nothing is changed");
+          continue;
+        }
+        test::check(pend(page.word.load()) == kWrite && (page.word.load() & kLane) && (directory.word.load() & kHop) && registered, "it has claimed its page");
+        directory.word.fetch_or(kWant);
+        const Retired result = end_retire(page, directory, kSlot, 0, locks);
+        const uint64_t after = page.word.load(), entry = directory.word.load();
+        const bool alone = copies == own;
+        test::check(pend(after) == 0 && !(after & kLane) && held(after) == held(word) && directory.copyset.load() == copies - own && state_of(entry) == kIdle && !(entry & kHop), "then that copy is gone, and the claim");
+        test::check(version_of(entry) == (alone ? 8u : 7u), "with the last copy its version ends");
+        test::check(result.locked == (locks && alone), "and the home goes on by itself if it is alone");
+        if (result.locked) test::check((after & kBusy) && (entry & kLock) && (entry & kWant), "as lock_home() leaves it");
+        else test::check(!(after & kBusy) && !(entry & kDirectoryFlags) && result.after.ring && result.after.page.wake == ((word & kSleepers) != 0), "or whoever waits is told");
+      }
+    }
+  }
+  DirectoryEntry directory{};
+  PageEntry page{};
+  bool registered = true;
+  for (const uint64_t flag : {kLock, kHop, kTxn}) {
+    end(directory, kIdle, 0, 7, own, false);
+    directory.word.fetch_or(flag);
+    test::check(begin_retire(page, directory, kSlot, registered) == ServeStep::kRefused, "not beside another step");
+    directory.word.store(0);
+  }
+  end(directory, kIdle, 0, 7, other, false);
+  test::check(begin_retire(page, directory, kSlot, registered) == ServeStep::kRefused && directory.word.load() == uint64_t{7} << kVersionShift, "nor of a copy that is none");
+
+  const auto migrates = [&](uint64_t copies, uint64_t writer, uint32_t wrote, uint32_t home_holds) {
+    DirectoryEntry at{};
+    PageEntry its{};
+    set(its, home_holds, 7, 0);
+    end(at, kIdle, 0, 7, copies, false);
+    hint(at, wrote, false);
+    bool counted = true;
+    test::check(begin_retire(its, at, kSlot, counted) == ServeStep::kLocked, "it begins");
+    end_retire(its, at, kSlot, writer, false);
+    return (at.word.load() & kMigratory) != 0;
+  };
+  test::check(migrates(own, 0, kSlot + 1, kShared), "a home that has read what the other wrote, and writes it: the page migrates");
+  test::check(!migrates(own, 0, kSlot + 1, kInvalid), "not if it has not read it");
+  test::check(!migrates(own, 0, kOther + 1, kShared) && !migrates(own, 0, 0, kShared), "nor if another wrote it, or nobody knows");
+  test::check(migrates(own | other, other, kSlot + 1, kShared) && !migrates(own, other, kSlot + 1, kShared), "likewise for a member that is to write");
+  test::check(!migrates(own | other | 32, other, kSlot + 1, kShared), "and not while more have read it");
+}
+
 int main() {
   every_word();
+  retiring();
   old_pages();
   hints();
   size_t states = 0;
