@@ -1,6 +1,6 @@
 // The express lane: a faulting thread asks the one other member that can decide alone, over a socket that is open
 // already, and that member's page server (a thread of its own) answers. Steps without any socket, which the simulator
-// interleaves like everything else, are in lane_steps.cc; the sockets are in lane_client.cc and page_server.cc.
+// interleaves like everything else, are in lane_steps.cc; the sockets are in lane_client.cc and page_server*.cc.
 #pragma once
 
 #include <cstdint>

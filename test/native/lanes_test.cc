@@ -28,6 +28,8 @@ using namespace faultline;
 // that somebody has received them: the sanitizer does not see that. (What is overtaken on the way is poisoned, and thrown
 // away by whoever receives it.)
 extern "C" const char* __tsan_default_suppressions() { return "race:push_out\n"; }
+// The longest memory there is: a read whose stack it has forgotten can't be known for one of push_out's.
+extern "C" const char* __tsan_default_options() { return "history_size=7"; }
 
 namespace {
 
