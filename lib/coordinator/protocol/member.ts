@@ -386,11 +386,11 @@ export class Member {
 
   /**
    * An answer to an earlier claim: the question was asked twice, at the home and at the next one, and the first answer has
-   * ended that claim. What it brings may be older than what was here since, and went again by lanes.
+   * ended that claim. What it brings may be older than what was here since, and went again by lanes. A claim that this coordinator
+   * has not heard of yet (a thread has made it, and rung) is none that anybody could have answered.
    */
   private isLate(page: number, claim: number): boolean {
-    const pending = this.pending.get(page);
-    return pending !== undefined && pending.claim !== claim;
+    return this.pending.get(page)?.claim !== claim;
   }
 
   private anyGone({ first, count }: Segment): boolean {
