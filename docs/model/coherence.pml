@@ -125,7 +125,7 @@ typedef Directory {
 #define ANSWERED 4
 /* The one question that the thread of a member has on a lane; left: the thread does not wait for it any more, cut: the
    page server has closed its end. */
-typedef Turn { byte state, to, page, access, version, value; bit hop, keep, granted, has, closes, left, cut, generation };
+typedef Turn { byte state, to, page, access, version, value; bit hop, retire, keep, granted, has, closes, left, cut, generation };
 Turn turn[N];
 byte breaksLeft[N];
 /* "returned", said over a lane: page, version. */
@@ -712,8 +712,14 @@ inline newView(p) { skip }
   && dir(p).length == 0 && !inUse(at(generationOf(p, state[m]), p)) && dir(p).copies == 0 && connected(dir(p).owner) \
   && my(p).held == INVALID && !my(p).unacked && my(p).pend == 0)
 
+/* lane_retire, begin_retire: the member with the lowest number of those that have a copy. */
+#define lowest(c) ((c) & 1 -> 0 : ((c) & 2 -> 1 : ((c) & 4 -> 2 : 3)))
+#define lanesToCopy(p) (mayAsk && wants[m] == WRITE && turn[m].state == 0 && homeOf(p, state[m]) == m && dir(p).serving && dir(p).state == IDLE \
+  && dir(p).length == 0 && !inUse(at(generationOf(p, state[m]), p)) && dir(p).copies != 0 && !(dir(p).copies & bit(m)) && connected(lowest(dir(p).copies)) \
+  && (my(p).held == INVALID || my(p).held == SHARED) && !isBusy(p) && !my(p).unacked && my(p).pend == 0)
+
 inline endTurn(a_) {
-  turn[a_].state = 0; turn[a_].to = 0; turn[a_].page = 0; turn[a_].access = 0; turn[a_].version = 0; turn[a_].value = 0; turn[a_].hop = 0;
+  turn[a_].state = 0; turn[a_].to = 0; turn[a_].page = 0; turn[a_].access = 0; turn[a_].version = 0; turn[a_].value = 0; turn[a_].hop = 0; turn[a_].retire = 0;
   turn[a_].keep = 0; turn[a_].granted = 0; turn[a_].has = 0; turn[a_].closes = 0; turn[a_].left = 0; turn[a_].cut = 0; turn[a_].generation = 0
 }
 
@@ -735,7 +741,7 @@ inline giveUp() {
   :: else
   fi;
   toCoordinator(x);
-  if :: turn[m].hop -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
+  if :: turn[m].hop || turn[m].retire -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
   if
   :: turn[m].state == ANSWERED || turn[m].cut -> endTurn(m)
   :: else -> turn[m].left = 1
@@ -756,6 +762,18 @@ inline answered() {
   :: else ->
     found = 1; d = at(turn[m].generation, x);
     if
+    :: turn[m].retire ->
+      /* end_retire; alone, the home opens the page at once. */
+      directory[d].copies = directory[d].copies & ~bit(turn[m].to); directory[d].hop = 0;
+      if
+#ifdef MUTANT_RETIRED_BY_HALVES
+      :: true ->
+#else
+      :: directory[d].copies == 0 ->
+#endif
+        directory[d].version++; my(x).held = EXCLUSIVE; my(x).version = directory[d].version; my(x).resident = 1
+      :: else
+      fi
     :: turn[m].hop ->
       /* end_hop */
 #ifdef MUTANT_HOP_FORGETS_THE_OWNER
@@ -773,9 +791,10 @@ inline answered() {
       fi
     :: else -> my(x).held = (turn[m].access == WRITE -> EXCLUSIVE : SHARED); my(x).version = turn[m].version
     fi;
-    my(x).pend = 0; my(x).lane = 0; my(x).voided = 0; my(x).poisoned = 0; my(x).unacked = 0; my(x).resident = 1
+    my(x).pend = 0; my(x).lane = 0; my(x).voided = 0; my(x).poisoned = 0;
+    if :: !turn[m].retire -> my(x).unacked = 0; my(x).resident = 1 :: else fi
   fi;
-  if :: turn[m].hop && !found -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
+  if :: (turn[m].hop || turn[m].retire) && !found -> directory[at(turn[m].generation, x)].hop = 0 :: else fi;
   endTurn(m)
 }
 
@@ -790,11 +809,20 @@ inline answered() {
 #define others(d, a) (directory[d].copies & ~bit(a))
 #endif
 
-/* serve_begin: lock_serve, begin_lane_recall. */
+#ifdef MUTANT_RETIRED_BESIDE_A_CLAIM
+#define claimed(p) 0
+#else
+#define claimed(p) (my(p).pend != 0)
+#endif
+
+/* serve_begin: lock_serve, begin_lane_recall, begin_lane_invalidate. */
 inline serveBegin(a_) {
   x = turn[a_].page; v = turn[a_].version; found = 0;
   if
   :: !inView(a_, state[m]) || generationOf(x, state[m]) != turn[a_].generation
+  :: inView(a_, state[m]) && generationOf(x, state[m]) == turn[a_].generation && turn[a_].retire ->
+    found = (homeOf(x, state[m]) == a_ && !isBusy(x) && !claimed(x) && !my(x).unacked && (my(x).held == INVALID || (my(x).held == SHARED && !mustWait(x))));
+    if :: found && my(x).held == SHARED -> my(x).serverBusy = 1; turn[a_].closes = 1 :: else fi
   :: inView(a_, state[m]) && generationOf(x, state[m]) == turn[a_].generation && turn[a_].hop ->
     found = (homeOf(x, state[m]) == a_ && my(x).held == EXCLUSIVE && my(x).version == v && my(x).pend == 0 && !mustWait(x));
     if :: found -> my(x).serverBusy = 1; turn[a_].closes = 1 :: else fi
@@ -828,6 +856,15 @@ inline serveBegin(a_) {
 inline serveFinish(a_) {
   x = turn[a_].page;
   if
+  :: turn[a_].retire ->
+    if
+    :: turn[a_].closes ->
+#ifndef MUTANT_RETIRED_COPY_STAYS_OPEN
+      my(x).held = INVALID; my(x).resident = 0;
+#endif
+      my(x).serverBusy = 0
+    :: else
+    fi
   :: turn[a_].hop ->
     my(x).held = (turn[a_].keep -> SHARED : INVALID); my(x).resident = 0; my(x).serverBusy = 0;
 #ifndef MUTANT_LANE_NO_UNACKED
@@ -914,6 +951,11 @@ inline fault(p) {
     my(p).pend = wants[m]; my(p).poisoned = 0; my(p).lane = 1; my(p).voided = 0;
     turn[m].state = ON_ITS_WAY; turn[m].to = dir(p).owner; turn[m].page = p; turn[m].access = wants[m];
     turn[m].hop = 1; turn[m].keep = (wants[m] == READ); turn[m].version = dir(p).version; turn[m].generation = generationOf(p, state[m])
+  :: lanesToCopy(p) ->
+    dir(p).hop = 1;
+    my(p).pend = WRITE; my(p).poisoned = 0; my(p).lane = 1; my(p).voided = 0;
+    turn[m].state = ON_ITS_WAY; turn[m].to = lowest(dir(p).copies); turn[m].page = p; turn[m].access = WRITE;
+    turn[m].retire = 1; turn[m].generation = generationOf(p, state[m])
 #endif
   :: else ->
     my(p).pend = wants[m]; my(p).poisoned = 0; my(p).rung = 1; my(p).asked = heldVersionOf(p)
