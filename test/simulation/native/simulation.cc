@@ -42,12 +42,20 @@ struct Asked {
 };
 std::vector<Asked*> asked;
 
+// Where an invariant is found to be broken the simulator throws: the step then goes on to its end without asking it anything more.
+bool ask(Napi::FunctionReference& simulator, std::initializer_list<double> arguments) {
+  const Napi::Env env = simulator.Env();
+  if (env.IsExceptionPending()) return false;
+  std::vector<napi_value> values;
+  for (const double argument : arguments) values.push_back(Napi::Number::New(env, argument));
+  const Napi::Value answer = simulator.Call(values);
+  return !env.IsExceptionPending() && answer.IsBoolean() && answer.As<Napi::Boolean>();
+}
+
 class SimulatedGuard final : public Guard {
  public:
   bool set(const Region& region, uint64_t first, uint64_t count, uint32_t open) override {
-    const Napi::Env env = on_guard.Env();
-    on_guard.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)),
-                                              Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, open)});
+    ask(on_guard, {static_cast<double>(region.handle), static_cast<double>(first), static_cast<double>(count), static_cast<double>(open)});
     return true;
   }
 };
@@ -469,20 +477,18 @@ void futex_wake(const void* word) {
   for (size_t i = 0; i < threads.size(); i++) {
     if (threads[i] == nullptr || threads[i]->word != word) continue;
     threads[i]->word = nullptr;
-    on_wake.Call({Napi::Number::New(on_wake.Env(), static_cast<double>(i))});
+    ask(on_wake, {static_cast<double>(i)});
   }
 }
 bool simulation_refuses(const Region& region, uint64_t first, uint64_t count, uint32_t wanted) {
-  const Napi::Env env = on_shortage.Env();
-  return on_shortage.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, static_cast<double>(first)), Napi::Number::New(env, static_cast<double>(count)), Napi::Number::New(env, wanted)}).ToBoolean();
+  return ask(on_shortage, {static_cast<double>(region.handle), static_cast<double>(first), static_cast<double>(count), static_cast<double>(wanted)});
 }
-void wait_for_busy() { on_busy.Call({}); }
+void wait_for_busy() { ask(on_busy, {}); }
 
 // What stands for a lane is nothing: who uses it is known by its thread.
 void* lane_take(Region& region, uint32_t slot) {
   static char lane;
-  const Napi::Env env = on_lane.Env();
-  return on_lane.Call({Napi::Number::New(env, region.handle), Napi::Number::New(env, slot)}).ToBoolean() ? &lane : nullptr;
+  return ask(on_lane, {static_cast<double>(region.handle), static_cast<double>(slot)}) ? &lane : nullptr;
 }
 void lane_put_back(Region&, void*) {}
 
