@@ -86,7 +86,8 @@ fi
 #  use_sigaltstack=0: the handler runs on the thread's own stack, or the one that its owner gave it, as without sanitizers.
 #  detect_stack_use_after_return=0: it would allocate inside the handler.
 #  detect_leaks=0: V8 ends with its heap in place; npm run leaks counts instead.
-export ASAN_OPTIONS="handle_segv=0:handle_sigbus=0:handle_abort=0:allow_user_segv_handler=1:use_sigaltstack=0:detect_stack_use_after_return=0:detect_leaks=0:detect_odr_violation=1:halt_on_error=1:exitcode=99:log_path=$PWD/$copy/report"
+# (zeromq lives with an allocation that fails, of the size that a stranger names.)
+export ASAN_OPTIONS="allocator_may_return_null=1:handle_segv=0:handle_sigbus=0:handle_abort=0:allow_user_segv_handler=1:use_sigaltstack=0:detect_stack_use_after_return=0:detect_leaks=0:detect_odr_violation=1:halt_on_error=1:exitcode=99:log_path=$PWD/$copy/report"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:exitcode=99:suppressions=$PWD/test/sanitizers/ubsan.supp:log_path=$PWD/$copy/report"
 rm -f "$copy"/report.*
 status=0
