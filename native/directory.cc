@@ -216,15 +216,12 @@ bool release_ahead(PageEntry& page, uint32_t& access, uint32_t& held_version, Af
   }
 }
 
-ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t owner, bool& registered, uint32_t& version) {
-  uint64_t entry = directory.word.load();
-  if (state_of(entry) != kOwned || owner_of(entry) != owner || (entry & kDirectoryFlags)) return ServeStep::kRefused;
-  if (!directory.word.compare_exchange_strong(entry, entry | kHop)) return ServeStep::kRefused;
-  version = version_of(entry);
-  // Copies beside an owner: the directory was rebuilt, and it is not the owner alone who has the bytes.
-  const bool whole = directory.copyset.load() == 0;
+namespace {
+
+// HOP is set. Claims the home's page as LANE, if it is free and no more than `holds` is held; else HOP ends.
+ServeStep claim_under_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool may, Held holds, bool& registered) {
   uint64_t word = page.word.load();
-  while (whole && !(word & (kBusy | kPendMask | kUnacked)) && held(word) == kInvalid) {
+  while (may && !(word & (kBusy | kPendMask | kUnacked)) && held(word) <= holds) {
     uint64_t next = (word & ~(kPoison | kVoid)) | kLane | (static_cast<uint64_t>(access) << kPendShift);
     const bool counts = !registered && (word & kUnresumedMask) != kUnresumedMask;
     if (counts) next += kUnresumedOne;
@@ -233,6 +230,18 @@ ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access,
     return ServeStep::kLocked;
   }
   return leave_hop(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
+}
+
+}  // namespace
+
+ServeStep begin_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, uint32_t owner, bool& registered, uint32_t& version) {
+  uint64_t entry = directory.word.load();
+  if (state_of(entry) != kOwned || owner_of(entry) != owner || (entry & kDirectoryFlags)) return ServeStep::kRefused;
+  if (!directory.word.compare_exchange_strong(entry, entry | kHop)) return ServeStep::kRefused;
+  version = version_of(entry);
+  // Copies beside an owner: the directory was rebuilt, and it is not the owner alone who has the bytes.
+  const bool whole = directory.copyset.load() == 0;
+  return claim_under_hop(page, directory, access, whole, kInvalid, registered);
 }
 
 HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, bool keep, uint32_t slot, uint32_t opened, uint32_t now) {
@@ -259,16 +268,7 @@ ServeStep begin_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot
   if (!directory.word.compare_exchange_strong(entry, entry | kHop)) return ServeStep::kRefused;
   // The copyset gains members under LOCK or TXN only.
   const bool has = (directory.copyset.load() & slot_bit(slot)) != 0;
-  uint64_t word = page.word.load();
-  while (has && !(word & (kBusy | kPendMask | kUnacked)) && (held(word) == kInvalid || held(word) == kShared)) {
-    uint64_t next = (word & ~(kPoison | kVoid)) | kLane | (uint64_t{kWrite} << kPendShift);
-    const bool counts = !registered && (word & kUnresumedMask) != kUnresumedMask;
-    if (counts) next += kUnresumedOne;
-    if (!page.word.compare_exchange_weak(word, next)) continue;
-    registered = registered || counts;
-    return ServeStep::kLocked;
-  }
-  return leave_hop(directory) ? ServeStep::kRefusedAndRing : ServeStep::kRefused;
+  return claim_under_hop(page, directory, kWrite, has, kShared, registered);
 }
 
 Retired end_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, uint64_t writer, bool locks) {

@@ -215,55 +215,74 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
   return true;
 }
 
-bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn) {
-  const uint64_t word = region.directory[page].word.load();
-  if (state_of(word) != kOwned || (word & kDirectoryFlags)) return false;
+namespace {
+
+// This home is to ask the member at `slot` about the page, and about those that follow it in these steps, `most` in all: takes a lane, and
+// of each page what `begin` takes (which is told whether it is the first), as far as it does. false: nothing was changed.
+template <typename Begin>
+bool begin_turn(Region& region, uint64_t page, uint32_t slot, uint32_t most, int64_t stride, LaneTurn& turn, Begin begin) {
   const Slices::Slice* slice = region.slice_of(page);
   if (slice == nullptr) return false;
-  turn.slot = owner_of(word);
-  turn.lane = lane_take(region, turn.slot);
+  turn.slot = slot;
+  turn.lane = lane_take(region, slot);
   if (turn.lane == nullptr) return false;
   LaneQuestion& question = turn.question;
+  question.magic = kLaneMagic;
+  question.region = region.id;
+  question.generation = slice->generation;
   question.page = page;
   question.stride = static_cast<int32_t>(stride);
-  question.count = 1;
+  question.count = 0;
   Gate& gate = region.member->gate;
-  uint32_t version = 0;
-  ServeStep step = ServeStep::kRefused;
   if (gate.enter()) {
-    if (region.homed_here(page)) step = begin_hop(region.pages[page], region.directory[page], access, turn.slot, registered, version);
-    // What nobody waits for yet is only read: of pages that migrate the owner would keep nothing.
-    for (; step == ServeStep::kLocked && access == kRead && !(word & kMigratory) && question.count < most; question.count++) {
-      const uint64_t next = page_of(question, question.count);
-      if (next < slice->first || next - slice->first >= slice->count || !region.homed_here(next)) break;
-      const uint64_t other = region.directory[next].word.load();
-      if (state_of(other) != kOwned || (other & kMigratory)) break;
-      uint32_t its = 0;
-      bool counted = true;
-      region.touch(next, kPagesTouched);
-      const ServeStep ahead = begin_hop(region.pages[next], region.directory[next], kRead, turn.slot, counted, its);
-      if (ahead == ServeStep::kRefusedAndRing) settle(region, next, {false, true});
-      if (ahead != ServeStep::kLocked) break;
+    for (; question.count < most; question.count++) {
+      const uint64_t at = page_of(question, question.count);
+      if (at < slice->first || at - slice->first >= slice->count || !region.homed_here(at)) break;
+      region.touch(at, kPagesTouched);
+      const ServeStep step = begin(at, question.count == 0);
+      if (step == ServeStep::kRefusedAndRing) settle(region, at, {false, true});
+      if (step != ServeStep::kLocked) break;
     }
     gate.leave();
   }
-  if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
-  if (step != ServeStep::kLocked) {
+  if (question.count == 0) {
     lane_put_back(region, turn.lane);
     turn.lane = nullptr;
     return false;
   }
-  turn.hop = true;
+  turn.hop = false;
+  turn.retire = false;
   turn.ahead = false;
   turn.for_asker = false;
   turn.streams = nullptr;
-  question.magic = kLaneMagic;
-  question.op = kLaneRecall;
-  question.access = static_cast<uint8_t>(access);
-  question.keep = access == kRead && !(word & kMigratory);
-  question.region = region.id;
-  question.generation = slice->generation;
-  question.version = version;
+  return true;
+}
+
+}  // namespace
+
+bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn) {
+  const uint64_t word = region.directory[page].word.load();
+  if (state_of(word) != kOwned || (word & kDirectoryFlags)) return false;
+  // What nobody waits for yet is only read: of pages that migrate the owner would keep nothing.
+  const bool keeps = access == kRead && !(word & kMigratory);
+  const uint32_t owner = owner_of(word);
+  uint32_t version = 0;
+  const bool begun = begin_turn(region, page, owner, keeps ? most : 1, stride, turn, [&](uint64_t at, bool first) {
+    PageEntry& entry = region.pages[at];
+    DirectoryEntry& directory = region.directory[at];
+    if (first) return begin_hop(entry, directory, access, owner, registered, version);
+    const uint64_t its = directory.word.load();
+    if (state_of(its) != kOwned || (its & kMigratory)) return ServeStep::kRefused;
+    uint32_t its_version = 0;
+    bool counted = true;
+    return begin_hop(entry, directory, kRead, owner, counted, its_version);
+  });
+  if (!begun) return false;
+  turn.hop = true;
+  turn.question.op = kLaneRecall;
+  turn.question.access = static_cast<uint8_t>(access);
+  turn.question.keep = keeps;
+  turn.question.version = version;
   return true;
 }
 
@@ -282,56 +301,21 @@ bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, 
 }
 
 bool lane_retire(Region& region, uint64_t page, bool& registered, uint64_t writer, uint32_t most, int64_t stride, LaneTurn& turn) {
-  const auto idle = [&](uint64_t at) {
-    const uint64_t word = region.directory[at].word.load();
-    return state_of(word) == kIdle && !(word & kDirectoryFlags);
-  };
-  const Slices::Slice* slice = region.slice_of(page);
   const uint64_t others = region.directory[page].copyset.load() & ~writer;
   // Slots that share a bit can't be told apart: theirs are the coordinator's.
-  if (others == 0 || (others & slot_bit(kCoarseSlot)) || slice == nullptr || !idle(page)) return false;
-  turn.slot = static_cast<uint32_t>(__builtin_ctzll(others));
-  turn.lane = lane_take(region, turn.slot);
-  if (turn.lane == nullptr) return false;
-  LaneQuestion& question = turn.question;
-  question.page = page;
-  question.stride = static_cast<int32_t>(stride);
-  question.count = 1;
-  Gate& gate = region.member->gate;
-  ServeStep step = ServeStep::kRefused;
-  if (gate.enter()) {
-    if (region.homed_here(page)) step = begin_retire(region.pages[page], region.directory[page], turn.slot, registered);
-    for (; step == ServeStep::kLocked && question.count < most; question.count++) {
-      const uint64_t next = page_of(question, question.count);
-      if (next < slice->first || next - slice->first >= slice->count || !region.homed_here(next)) break;
-      if (!(region.directory[next].copyset.load() & slot_bit(turn.slot)) || !idle(next)) break;
-      bool counted = true;
-      region.touch(next, kPagesTouched);
-      const ServeStep ahead = begin_retire(region.pages[next], region.directory[next], turn.slot, counted);
-      if (ahead == ServeStep::kRefusedAndRing) settle(region, next, {false, true});
-      if (ahead != ServeStep::kLocked) break;
-    }
-    gate.leave();
-  }
-  if (step == ServeStep::kRefusedAndRing) settle(region, page, {false, true});
-  if (step != ServeStep::kLocked) {
-    lane_put_back(region, turn.lane);
-    turn.lane = nullptr;
-    return false;
-  }
-  turn.hop = false;
+  if (others == 0 || (others & slot_bit(kCoarseSlot)) || state_of(region.directory[page].word.load()) != kIdle) return false;
+  const auto slot = static_cast<uint32_t>(__builtin_ctzll(others));
+  const bool begun = begin_turn(region, page, slot, most, stride, turn, [&](uint64_t at, bool first) {
+    bool counted = true;
+    return begin_retire(region.pages[at], region.directory[at], slot, first ? registered : counted);
+  });
+  if (!begun) return false;
   turn.retire = true;
   turn.writer = writer;
-  turn.ahead = false;
-  turn.for_asker = false;
-  turn.streams = nullptr;
-  question.magic = kLaneMagic;
-  question.op = kLaneRetire;
-  question.access = kWrite;
-  question.keep = 1;
-  question.region = region.id;
-  question.generation = slice->generation;
-  question.version = 0;
+  turn.question.op = kLaneRetire;
+  turn.question.access = kWrite;
+  turn.question.keep = 1;
+  turn.question.version = 0;
   return true;
 }
 
