@@ -15,6 +15,8 @@ constexpr uint64_t kLaneBytes = 256 << 10;
 // ... of one that a page server makes for somebody: its answer is taken when the whole of it has come, so it has to fit into the
 // buffers of a socket.
 constexpr uint64_t kHopBytes = 64 << 10;
+// Members that are asked one after the other to give their copies of a page up; of more the coordinator asks all at once.
+constexpr uint32_t kRetiredOneByOne = 8;
 
 // ---- what goes over a lane: fixed sizes, this machine's byte order (members of another are refused at the join) -------
 

@@ -332,7 +332,9 @@ void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, u
   bool asked[kUnderWay] = {};
   uint64_t asked_at[kUnderWay] = {};
   uint64_t page = first;
-  bool goes_on = true;
+  bool refused = false;
+  // How often it may go back for further copies of pages that this home has had retired: who reads them may do so again and again.
+  uint64_t rounds = kRetiredOneByOne * ((end - first) / kLanePages + 1);
   uint32_t next = 0;
   uint32_t oldest = 0;
   for (;;) {
@@ -343,20 +345,24 @@ void lane_fetch(Region& region, uint64_t first, uint64_t end, uint32_t access, u
       ring_memory(region);
       futex_wait(&region.member->memory.turn, memory_turn, kMemoryWait);
     }
-    while (goes_on && next - oldest < kUnderWay) {
+    while (!refused && next - oldest < kUnderWay) {
       const uint32_t at = next % kUnderWay;
-      goes_on = effective_down(region) == kUp && lane_ask_ahead(region, page, end, access, turns[at]);
-      if (!goes_on) break;
+      if (effective_down(region) != kUp || !lane_ask_ahead(region, page, end, access, turns[at])) break;
       asked[at] = put_question(region, turns[at], asked_at[at]);
       next++;
     }
     if (oldest == next) break;
     const uint32_t at = oldest++ % kUnderWay;
     take_answer(region, turns[at], asked[at], asked_at[at]);
-    // What a home refuses, and probably what follows it, is the coordinators'. What did not fit into its answer is asked for again.
     const LaneTurn& turn = turns[at];
-    if (turn.granted == 0) goes_on = false;
-    else if (turn.granted < turn.question.count && turn.question.page + turn.granted < page) page = turn.question.page + turn.granted;
+    const uint64_t asked_from = turn.question.page;
+    uint64_t again = page;
+    // What a home refuses, and probably what follows it, is the coordinators'. What did not fit into its answer is asked for again, and
+    // pages of which there may be more copies are looked at again.
+    if (turn.granted == 0) refused = true;
+    else if (turn.retire && rounds > 0) rounds--, again = asked_from;
+    else if (turn.granted < turn.question.count) again = asked_from + turn.granted;
+    if (again < page) page = again;
   }
   looked_at = page;
 }

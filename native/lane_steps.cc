@@ -21,6 +21,15 @@ uint32_t access_at(const LaneQuestion& question, uint32_t i) { return i == 0 || 
 
 uint64_t page_of(const LaneQuestion& question, uint32_t i) { return question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i); }
 
+// Turns are used again: nothing that the last one was is left.
+void as_new(LaneTurn& turn) {
+  turn.hop = false;
+  turn.retire = false;
+  turn.ahead = false;
+  turn.for_asker = false;
+  turn.streams = nullptr;
+}
+
 // BUSY ends by itself, after a protection change or a copy.
 InstallStep begin(PageEntry& page, uint32_t version, bool& was_open) {
   for (;;) {
@@ -131,10 +140,7 @@ bool lane_to_home(Region& region, uint64_t page, LaneTurn& turn) {
   turn.lane = lane_take(region, slice->slot);
   if (turn.lane == nullptr) return false;
   turn.slot = slice->slot;
-  turn.hop = false;
-  turn.ahead = false;
-  turn.for_asker = false;
-  turn.streams = nullptr;
+  as_new(turn);
   turn.question.generation = slice->generation;
   return true;
 }
@@ -250,11 +256,7 @@ bool begin_turn(Region& region, uint64_t page, uint32_t slot, uint32_t most, int
     turn.lane = nullptr;
     return false;
   }
-  turn.hop = false;
-  turn.retire = false;
-  turn.ahead = false;
-  turn.for_asker = false;
-  turn.streams = nullptr;
+  as_new(turn);
   return true;
 }
 

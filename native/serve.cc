@@ -12,9 +12,6 @@ namespace {
 constexpr uint32_t kStraddle = 16;
 constexpr uint32_t kStraddleLimit = 10'000;
 
-// Copies that a thread of the home retires over lanes, one after the other.
-constexpr uint32_t kRetiredOneByOne = 8;
-
 uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
 
 // Leaves the count of threads that have not resumed.

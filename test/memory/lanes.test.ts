@@ -36,6 +36,11 @@ async function membersOnLanes(count: number, size: number): Promise<Member[]> {
   return members;
 }
 
+/** Where proxies serve faults they take the last pages of a loop for those of one instruction, and keep them for up to 100 ms. */
+async function stays(): Promise<void> {
+  if (process.env.FAULTLINE_SYSTEM_CALLS) await new Promise((resolve) => setTimeout(resolve, 150));
+}
+
 /** TCP ports of 127.0.0.1 at which the process listens. */
 function listeningPorts(pid: number): number[] {
   const sockets = new Set(readdirSync(`/proc/${pid}/fd`).map((fd) => {
@@ -180,7 +185,7 @@ describe('the memory: lanes', () => {
     }
     const written = ({ region }: { region: { buffer: SharedArrayBuffer } }, [pages, add]: [number, number]): number[] => {
       const view = new Int32Array(region.buffer);
-      return pages === 0 ? [] : Array.from({ length: pages }, (_, page) => (view[page * 1024] += add));
+      return Array.from({ length: pages }, (_, page) => (view[page * 1024] += add));
     };
     const sent = (member: Member) => member.run(({ region }) => { const { invalidations, lanes, faults } = region.stats(); return { invalidations: invalidations.sent, referred: lanes.referred, faults: faults.write }; });
 
@@ -212,6 +217,32 @@ describe('the memory: lanes', () => {
       await late[0].run(({ region }, pages) => { const view = new Int32Array(region.buffer); for (const page of pages) view[(page + 1) * 1024 + 1] = -1 - page; }, SCATTERED);
       for (const member of [home, writer, ...others, late[0]]) {
         assert.deepEqual(await member.run(({ region }, pages) => { const view = new Int32Array(region.buffer); return pages.flatMap((page) => [view[page * 1024], view[(page + 1) * 1024 + 1], view[(page + 1) * 1024]]); }, SCATTERED), SCATTERED.flatMap((page) => [-1 - page, -1 - page, page + 2]));
+      }
+    });
+
+    it('before a prefetch to write, of pages at this home and at others', async () => {
+      const pages = 192;
+      const members = await startMembers(3, { size: pages * PAGE, placement: 'spread' });
+      for (const asker of members) for (const home of members) if (asker !== home) await untilOnLanes(asker, home);
+      await members[0].run(({ region }, given) => { const view = new Int32Array(region.buffer); for (let page = 0; page < given; page++) view[page * 1024] = page + 1; }, pages);
+      for (const writer of members) {
+        await copy(members.filter((member) => member !== writer), pages);
+        const seen = await writer.run(async ({ region }, given) => {
+          const before = region.stats();
+          await region.prefetch(0, region.size, { access: 'write' });
+          const fetched = region.stats();
+          const view = new Int32Array(region.buffer);
+          for (let page = 0; page < given; page++) view[page * 1024] += 1000;
+          return { over: fetched.lanes.ahead - before.lanes.ahead, faults: region.stats().faults.write - before.faults.write };
+        }, pages);
+        assert.equal(seen.faults, 0);
+        // Two copies of each of its own pages, and the pages of others; the first writer still has copies of those, which upgrades keep to
+        // the coordinators.
+        const most = writer === members[0] ? 128 : 256;
+        assert.ok(seen.over >= most - 16, `${seen.over} of ${most} over lanes`);
+      }
+      for (const member of members) {
+        assert.deepEqual(await member.run(({ region }, given) => { const view = new Int32Array(region.buffer); return Array.from({ length: given }, (_, page) => view[page * 1024]); }, pages), Array.from({ length: pages }, (_, page) => page + 3001));
       }
     });
 
@@ -455,9 +486,10 @@ describe('the memory: lanes', () => {
         for (let page = given.from; page < given.to; page++) right = right && view[page * 1024] === (page % 5 === 0 ? 0 : page + 100) + given.more;
         return { right, faults: region.stats().faults.read - before };
       }, { from, to, more });
+      await stays();
       for (const [member, range] of [[home, [0, 200]], [asker, [200, 400]]] as [Member, [number, number]][]) {
         const { right, faults } = await scan(member, range);
-        assert.ok(right && faults <= 100, `${faults} faults for 200 pages`);
+        assert.ok(right && faults <= 30, `${faults} faults for 200 pages`);
       }
       await owner.run(({ region }, count) => { const view = new Int32Array(region.buffer); for (let page = 0; page < count; page++) view[page * 1024]++; }, pages);
       for (const member of [asker, home]) assert.equal((await scan(member, [0, 512], 1)).right, true);
@@ -465,6 +497,7 @@ describe('the memory: lanes', () => {
 
     it('prefetch it in runs, at the home and elsewhere, and to write as well', async () => {
       const [home, owner, asker] = await three(600);
+      await stays();
       const fetch = (member: Member, from: number, access: 'read' | 'write'): Promise<{ right: boolean; faults: number; ahead: number }> => member.run(async ({ region }, given) => {
         const view = new Int32Array(region.buffer);
         const before = region.stats();
@@ -478,8 +511,7 @@ describe('the memory: lanes', () => {
       for (const [member, from, access] of [[home, 0, 'read'], [asker, 200, 'read'], [home, 400, 'write']] as const) {
         const { right, faults, ahead } = await fetch(member, from, access);
         assert.ok(right && faults === 0, `${access} from ${from}: right ${right}, ${faults} faults`);
-          // Where proxies serve faults a page stays longer with whoever has just got it, and a home asks in vain then.
-        assert.ok(process.env.FAULTLINE_SYSTEM_CALLS !== undefined || ahead >= 180, `${ahead} of 200 pages came over lanes`);
+        assert.ok(ahead >= 180, `${ahead} of 200 pages came over lanes`);
       }
       const expected = (page: number): number => page + 100 + (page < 400 ? 0 : 1);
       const seen = await owner.run(({ region }) => { const view = new Int32Array(region.buffer); return Array.from({ length: 600 }, (_, page) => view[page * 1024]); });
