@@ -13,9 +13,9 @@
       'sources': [
         'native/addon.cc', 'native/addon_member.cc', 'native/addon_region.cc', 'native/addon_pages.cc', 'native/reclaim.cc',
         'native/attempt.cc', 'native/calls.cc', 'native/operand.cc', 'native/directory.cc', 'native/fault.cc',
-        'native/guard_mprotect.cc', 'native/proxies.cc', 'native/guard_userfaultfd.cc', 'native/lane_client.cc', 'native/lane_steps.cc', 'native/member.cc',
-        'native/lanes.cc', 'native/page_server.cc', 'native/page_server_connections.cc', 'native/page_server_questions.cc', 'native/region.cc', 'native/addon_lanes.cc', 'native/addon_stamps.cc',
-        'native/request_ring.cc', 'native/serve.cc',
+        'native/guard_mprotect.cc', 'native/proxies.cc', 'native/guard_userfaultfd.cc', 'native/lane_client.cc', 'native/lane_serve.cc', 'native/lane_steps.cc',
+        'native/lanes.cc', 'native/page_server.cc', 'native/page_server_connections.cc', 'native/page_server_questions.cc', 'native/member.cc',
+        'native/region.cc', 'native/addon_lanes.cc', 'native/addon_stamps.cc', 'native/request_ring.cc', 'native/serve.cc', 'native/streams.cc',
       ],
       # What the fault handler touches of thread-local storage must exist before it runs: no lazy allocation.
       'cflags+': ['-ftls-model=initial-exec'],

@@ -171,6 +171,7 @@ export class Client {
       });
       if (before === undefined) return this.#post({ client: this.id, id, op, args });
       const wanted = (): boolean => this.#pending.has(id);
+      // What fails there the coordinator says better.
       before(wanted).catch(() => args).then((left) => {
         if (!wanted()) return;
         if (left !== null) return this.#post({ client: this.id, id, op, args: left });

@@ -106,14 +106,15 @@ class FetchJob final : public Napi::AsyncWorker {
   const uint32_t access_;
 };
 
-// The run (first, count) with this access, at arguments 1 to 3, of the region at 0.
+// The run (first, count) with this access, at arguments 1 to 3, of the region at 0: by its handle, because the coordinator may give the
+// region itself up at any time.
 struct Wanted {
-  Region* region;
-  uint64_t first, end;
+  uint32_t handle;
+  uint64_t first = 0, end = 0;
   uint32_t access;
-  explicit Wanted(Arguments& arguments) : region(arguments.region(0)) {
+  explicit Wanted(Arguments& arguments) : handle(arguments.u32(0)) {
     uint64_t count = 0;
-    if (region != nullptr) arguments.run(1, region, first, count);
+    if (const Region* region = arguments.region(0)) arguments.run(1, region, first, count);
     end = first + count;
     access = arguments.u32(3);
     if (access != kRead && access != kWrite) arguments.fail("ERR_NATIVE_RANGE", "no such access");
@@ -126,7 +127,7 @@ Napi::Value first_absent(const Napi::CallbackInfo& info) {
   const Wanted wanted(arguments);
   if (!arguments.ok) return arguments.env.Undefined();
   uint64_t page = wanted.first;
-  if (Region* region = region_enter_handle(wanted.region->handle)) {
+  if (Region* region = region_enter_handle(wanted.handle)) {
     if (effective_down(*region) == kUp) while (page < wanted.end && is_here(region->pages[page], wanted.access)) page++;
     region_leave(*region);
   }
@@ -139,7 +140,7 @@ Napi::Value fetch(const Napi::CallbackInfo& info) {
   Arguments arguments(info);
   const Wanted wanted(arguments);
   if (!arguments.ok) return arguments.env.Undefined();
-  auto* job = new FetchJob(arguments.env, wanted.region->handle, wanted.first, wanted.end, wanted.access);
+  auto* job = new FetchJob(arguments.env, wanted.handle, wanted.first, wanted.end, wanted.access);
   Napi::Array pair = Napi::Array::New(arguments.env, 2);
   pair.Set(0u, job->promise());
   const std::shared_ptr<FetchJob*> self = job->self();

@@ -15,8 +15,6 @@
 namespace faultline {
 namespace {
 
-uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
-
 // (region, first, count) at the beginning of nearly all these calls.
 struct RunCall {
   explicit RunCall(const Napi::CallbackInfo& info) : arguments(info) {

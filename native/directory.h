@@ -179,8 +179,8 @@ HomeAfter end_hop(PageEntry& page, DirectoryEntry& directory, uint32_t access, b
 // D5: the coordinator goes on. true: it must hear that HOP is gone.
 bool leave_hop(DirectoryEntry& directory);
 
-// D11: this member is the home of an idle page that is to be written, and the member at `slot` has a copy. kLocked: HOP is set and
-// the page claimed as LANE; else neither.
+// A copy is to go: this member is the home of an idle page that is to be written, and the member at `slot` has a copy. kLocked: HOP is
+// set and the page claimed as LANE; else neither.
 ServeStep begin_retire(PageEntry& page, DirectoryEntry& directory, uint32_t slot, bool& registered);
 // The copy is gone. `writer`: the bit of the member that is to write, which may have a copy; 0: this home. When nobody else has one
 // any more the version is retired with it. Ends the claim, and HOP. locks, of a home that is alone now: HOP becomes LOCK and the
@@ -198,8 +198,8 @@ bool unlock_unserved(DirectoryEntry& directory);
 bool begin_lane_recall(PageEntry& page, uint32_t version, bool keep, uint32_t now);
 // M9 by the page server: no copy is here, or BUSY was taken (`closes`) to close it. false: it can't be given up now.
 bool begin_lane_invalidate(PageEntry& page, uint32_t now, bool& closes);
-// After a refusal of begin_lane_recall() or begin_lane_invalidate(), or of lock_serve(), changing nothing: what is in the way is a step or an answer that is
-// under way, or a page that has only just come. A guess: whoever asked is looked at again, or not.
+// After a refusal of begin_lane_recall() or begin_lane_invalidate(), or of lock_serve(), changing nothing: what is in the way is a step
+// or an answer that is under way, or a page that has only just come. A guess: whoever asked is looked at again, or not.
 bool ends_soon(const PageEntry& page, uint32_t now);
 bool ends_soon(const PageEntry& page, const DirectoryEntry& directory, uint32_t access, uint32_t slot, uint32_t now);
 

@@ -52,4 +52,7 @@ inline void wait_for_busy() { usleep(10); }
 
 #endif
 
+// The low half of now_us(), as the page words' neighbours keep it.
+inline uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
+
 }  // namespace faultline

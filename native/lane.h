@@ -1,11 +1,12 @@
 // The express lane: a faulting thread asks the one other member that can decide alone, over a socket that is open
 // already, and that member's page server (a thread of its own) answers. Steps without any socket, which the simulator
-// interleaves like everything else, are in lane_steps.cc; the sockets are in lane_client.cc and page_server*.cc.
+// interleaves like everything else, are in lane_steps.cc and lane_serve.cc; the sockets are in lane_client.cc and page_server*.cc.
 #pragma once
 
 #include <cstdint>
 
 #include "region.h"
+#include "streams.h"
 
 namespace faultline {
 
@@ -26,15 +27,15 @@ enum LaneOp : uint8_t {
   kLaneRequest = 1,   // member -> home: these pages, with this access
   kLaneRecall = 2,    // home -> owner: these pages back
   kLaneReturned = 3,  // home -> owner: I have your bytes; no answer
-  kLaneRetire = 5,    // home -> who has a copy: give it up
   kLaneCall = 4,      // member -> registrar: `version` bytes of text follow (calls.h)
+  kLaneRetire = 5,    // home -> who has a copy: give it up
 };
 
 struct LaneQuestion {
   uint32_t magic;
   uint8_t op;
   uint8_t access;
-  uint8_t keep;      // kLaneRecall: stay with a shared copy; kLaneRequest: all pages with this access, not the first alone; kLaneRetire: 1
+  uint8_t keep;      // kLaneRecall: stay with a shared copy; else: all pages with this access, not the first alone
   uint8_t count;     // pages first, first + stride, ...; kLaneReturned: one
   uint32_t region;   // its id in the cluster's table
   uint32_t generation;  // of the home of the page's slice
@@ -61,42 +62,10 @@ struct LaneAnswer {
 constexpr uint64_t kLaneAnswerHead = 32;
 inline uint64_t lane_answer_size(uint32_t count) { return kLaneAnswerHead + 4 * count; }
 
-// ---- streams --------------------------------------------------------------------------------------------------------
-
-// What a thread faults on in equal steps, forwards or backwards, is read ahead: two at the third fault, then twice as
-// many each time, until a fault comes elsewhere. Plain data.
-constexpr int kStreams = 4;
-struct Stream {
-  Region* region;
-  uint64_t last;    // the page that was faulted on, or read ahead, last
-  int64_t stride;   // 0: only one fault yet
-  uint32_t window;  // pages of the last request
-  uint32_t used;    // when it was used last, for the choice of a victim
-};
-// A page that a home refused over a lane is seldom the only one of its kind (its pages have copies elsewhere, and are
-// written): after a refusal so many of the thread's faults of that kind take the ring at once, four times as many after each
-// further one, until one is served. Plain data.
-constexpr uint32_t kDetourLongest = 64;
-struct Detour {
-  Region* region;
-  uint32_t left;
-  uint32_t length;  // of the last one; 0: the last question was served
-};
-struct Streams {
-  Stream at[kStreams];
-  uint32_t turn;
-  Detour detours[2];  // of reads, of writes: of the region that refused last
-};
-// Is this fault one that a home would probably refuse? Counts it.
-bool detour_take(Streams& streams, Region& region, uint32_t access);
-// A home has answered a question over a lane.
-void detour_learn(Streams& streams, Region& region, uint32_t access, bool refused);
-// A thread faults on the page: how many pages to ask for, and in which steps.
-uint32_t stream_window(Streams& streams, Region& region, uint64_t page, int64_t& stride);
-// So many were asked for.
-void stream_asked(Streams& streams, Region& region, uint64_t page, uint32_t count);
-// Fewer came than were asked for: the stream goes on behind those.
-void stream_granted(Streams& streams, const Region& region, const LaneQuestion& question, uint32_t granted);
+// Page `i` of a question, and the access that it asks for. What is read ahead unasked is only read: pages that a member owns without
+// having written them would be lost with it.
+inline uint64_t page_of(const LaneQuestion& question, uint64_t i) { return question.page + static_cast<uint64_t>(int64_t{question.stride} * static_cast<int64_t>(i)); }
+inline uint32_t access_at(const LaneQuestion& question, uint32_t i) { return i == 0 || question.keep != 0 ? question.access : uint32_t{kRead}; }
 
 // ---- the thread that faulted ----------------------------------------------------------------------------------------
 
@@ -105,7 +74,7 @@ struct LaneTurn {
   void* lane = nullptr;  // taken, by whoever provides lanes
   uint32_t slot = 0;     // of the member at the other end
   bool hop = false;      // D4: this member is the home
-  bool retire = false;   // D11: likewise; stays set when the turn is over, until somebody has seen it
+  bool retire = false;   // this member is the home, too, and a copy is to go; stays set when the turn is over, until somebody has seen it
   uint64_t writer = 0;   // of end_retire()
   bool ahead = false;    // no thread waits for the first page either
   bool for_asker = false;  // a hop of the page server's, for somebody who asks it
@@ -130,8 +99,8 @@ bool lane_ask_ahead(Region& region, uint64_t& page, uint64_t end, uint32_t acces
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, uint32_t most, int64_t stride, LaneTurn& turn);
 // ... by a thread with such streams.
 bool lane_hop(Region& region, uint64_t page, uint32_t access, bool& registered, Streams* streams, LaneTurn& turn);
-// D11, first half: the page is homed here, idle, and one of the members that have copies (but for `writer`, a bit of the copyset) is to
-// give its own up. What follows in those steps, and is alike, with it, `most` pages in all. false: nothing was changed.
+// A copy is to go, first half: the page is homed here, idle, and one of the members that have copies (but for `writer`, a bit of the
+// copyset) is to give its own up. What follows in those steps, and is alike, with it, `most` pages in all. false: nothing was changed.
 bool lane_retire(Region& region, uint64_t page, bool& registered, uint64_t writer, uint32_t most, int64_t stride, LaneTurn& turn);
 // ... by a thread with such streams. first: else other copies of the pages of the last question, which is still in `turn`.
 bool lane_retire(Region& region, uint64_t page, bool& registered, bool first, Streams* streams, LaneTurn& turn);

@@ -65,7 +65,7 @@ int places(const Region& region, const LaneQuestion& question, LaneAnswer& answe
   }
   for (uint64_t i = skip / size; i < question.count; i++) {
     const uint64_t within = i == skip / size ? skip % size : 0;
-    const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * static_cast<int64_t>(i));
+    const uint64_t page = page_of(question, i);
     at[used++] = {region.service + page * size + within, size - within};
   }
   return used;
@@ -80,7 +80,8 @@ void make_room(const Region& region, const LaneQuestion& question, const Lane& l
 }
 
 // Pages that this member has never had have no memory yet. Received in place, each costs a page fault of the kernel's, which
-// clears what is then overwritten; written to the memfd whole, neither (docs/optimisations.md). So they come by way of a place that is in the processor's cache already.
+// clears what is then overwritten; written to the memfd whole, neither (docs/optimisations.md). So they come by way of a place that is
+// in the processor's cache already.
 class Bounce {
  public:
   Bounce(const Region& region, const LaneQuestion& question, bool wanted) : region_(region), question_(question), lanes_(*region.member->lanes.load()) {
@@ -117,7 +118,7 @@ class Bounce {
     const uint64_t from = put_;
     while (put_ < end) {
       const uint64_t within = question_.stride == 1 ? put_ : put_ % size;
-      const uint64_t page = question_.stride == 1 ? question_.page : question_.page + static_cast<uint64_t>(static_cast<int64_t>(question_.stride) * static_cast<int64_t>(put_ / size));
+      const uint64_t page = question_.stride == 1 ? question_.page : page_of(question_, put_ / size);
       const uint64_t length = question_.stride == 1 ? end - put_ : end - put_ < size - within ? end - put_ : size - within;
       const ssize_t written = pwrite(region_.memfd, place_ + (put_ - from), length, static_cast<off_t>(page * size + within));
       if (written < 0 && errno == EINTR) continue;

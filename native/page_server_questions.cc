@@ -239,7 +239,7 @@ bool PageServer::push_out(Connection* connection) {
       const uint64_t size = region.page_size;
       const uint64_t pages = (connection->whole - head) / size;
       for (uint64_t i = skip / size; i < pages; i++) {
-        const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * static_cast<int64_t>(i));
+        const uint64_t page = page_of(question, i);
         const uint64_t within = i == skip / size ? skip % size : 0;
         // Neighbours in one piece.
         if (question.stride == 1) {

@@ -60,8 +60,6 @@ struct Faulting {
   Streams streams{};
 };
 
-uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
-
 }  // namespace
 
 struct Proxies {

@@ -15,6 +15,8 @@ namespace faultline {
 
 struct Proxies;
 
+inline void count(std::atomic<uint64_t>& counter, uint64_t by = 1) { counter.fetch_add(by, std::memory_order_relaxed); }
+
 struct RegionStats {
   std::atomic<uint64_t> read_faults, write_faults, local_faults, joined_faults, upgrade_faults, lost_faults;
   std::atomic<uint64_t> protection_changes, mapping_limit_hits, coalesced, filled_pages;

@@ -12,15 +12,11 @@ namespace {
 constexpr uint32_t kStraddle = 16;
 constexpr uint32_t kStraddleLimit = 10'000;
 
-uint32_t clock32() { return static_cast<uint32_t>(now_us()); }
-
 // Leaves the count of threads that have not resumed.
 void leave(Region& region, Turn& turn) {
   if (turn.registered) settle(region, turn.page, resume(region.pages[turn.page], clock32()));
   turn.registered = false;
 }
-
-void count(std::atomic<uint64_t>& counter) { counter.fetch_add(1, std::memory_order_relaxed); }
 
 // D1, first half: takes LOCK and BUSY of a page that this member is home of, and of the pages of its extent that nobody
 // has used, so that a home builds its data with one fault for each extent. Stays inside the gate if it says true.

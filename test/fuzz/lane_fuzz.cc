@@ -67,11 +67,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const LaneAnswer& answer = serving.answer;
     require(answer.granted <= question.count && answer.content <= kLaneSame, "the answer fits the question");
     for (uint32_t i = 0; i < answer.granted && question.op == kLaneRetire; i++) {
-      const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i);
+      const uint64_t page = page_of(question, i);
       require(page < kPages && serving.slot == (page < kPages / 2 ? 0 : 1) && held(region->pages[page].word.load()) == kInvalid, "what a home is told to be gone is gone");
     }
     for (uint32_t i = 0; i < answer.granted && question.op == kLaneRequest; i++) {
-      const uint64_t page = question.page + static_cast<uint64_t>(static_cast<int64_t>(question.stride) * i);
+      const uint64_t page = page_of(question, i);
       require(page < kPages / 2 && region->homed_here(page), "only pages of this home are granted");
       const uint64_t word = region->directory[page].word.load();
       require(answer.versions[i] != 0 && answer.versions[i] == version_of(word), "with the version that they have");

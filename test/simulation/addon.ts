@@ -28,9 +28,10 @@ export interface Simulation extends Shared {
   threadStep(thread: number): number;
   threadAsleep(thread: number): boolean;
   threadWake(thread: number): void;
-  /** Of a thread whose last step was Lane: what it asks whom. */
+  /** Did the thread's last question make somebody give copies up? */
   laneRetired(thread: number): boolean;
   laneAskAhead(thread: number, first: number, end: number, access: number): boolean;
+  /** Of a thread whose last step was Lane: what it asks whom. */
   laneQuestion(thread: number): { slot: number; question: Uint8Array; first: number; access: number; count: number; hop: boolean };
   /** The answer's head; the bytes are in the view. Returns what the owner of recalled pages is to be told of their arrival. */
   laneInstall(thread: number, head: Uint8Array): Uint8Array[];

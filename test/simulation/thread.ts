@@ -364,7 +364,7 @@ export class Thread {
     const { choices, plan } = this.world;
     const run = { first: page, count: Math.min(choices.between(1, 6), plan.extents * 64 - page) };
     const access = choices.chance(0.5) ? WRITE : READ;
-    // As service.ts does: first what lanes can bring, then the rest by messages.
+    // As fetch.ts does: first what lanes can bring, then the rest by messages.
     if (plan.lanes && choices.chance(0.5) && this.world.native.laneAskAhead(this.index, run.first, run.first + run.count, access)) yield* this.lane();
     return yield* this.want((result) => this.member.protocol!.wants.prefetch([run], access, result));
   }

@@ -10,7 +10,8 @@
       'sources': [
         'simulation.cc', '../../../native/addon_pages.cc', '../../../native/directory.cc', '../../../native/region.cc',
         '../../../native/reclaim.cc',
-        '../../../native/lane_steps.cc', '../../../native/member.cc', '../../../native/request_ring.cc', '../../../native/serve.cc',
+        '../../../native/lane_serve.cc', '../../../native/lane_steps.cc', '../../../native/member.cc', '../../../native/request_ring.cc',
+        '../../../native/serve.cc', '../../../native/streams.cc',
       ],
     },
   ],
