@@ -49,12 +49,17 @@ hunt() {
 
 words=native/directory.cc
 hunt transitions 'the end of a BUSY stretch wakes nobody' $words 'after.wake = after.wake || (word & kSleepers) != 0;' ''
-hunt transitions 'a sleeper does not say so' $words 'uint64_t next = word | kSleepers;' 'uint64_t next = word;'
+hunt transitions 'a sleeper does not say so' $words 'by_lane ? word : word | kSleepers;' 'word;'
 hunt transitions 'an abandoned claim wakes nobody' $words '      result.wake = (word & kSleepers) != 0;
 ' ''
 hunt transitions 'a poisoned answer is installed' $words 'if ((word & kPoison) && !after(version, page.poison.load())) return InstallStep::kDiscarded;' ''
 hunt transitions 'a recall does not poison' $words 'if (step == CloseStep::kClose) poison(page, version);' ''
-hunt transitions 'the poison is the last one, not the highest' $words 'while (after(version, old) && !page.poison' 'while (version != old && !page.poison'
+hunt transitions 'the poison is the last one, not the highest' $words 'if (!(word & kPoison) || after(version, page.poison.load())) page.poison.store(version);' 'page.poison.store(version);'
+hunt transitions 'the version outlives its last copy' $words 'const uint32_t version = left == 0 ? next_version(version_of(entry)) : version_of(entry);' 'const uint32_t version = version_of(entry);'
+hunt transitions 'a home is alone beside another copy' $words 'if (locks && left == 0) {' 'if (locks) {'
+hunt transitions 'a copy goes although an answer is under way' $words 'if ((word & (kBusy | kPendMask | kUnacked)) || (held(word) != kInvalid && held(word) != kShared)) return false;
+    closes' 'if ((word & (kBusy | kUnacked)) || (held(word) != kInvalid && held(word) != kShared)) return false;
+    closes'
 hunt transitions 'a read pin does not keep a copy' $words 'if (!to_shared && (word & kReadPinMask)) return true;' ''
 hunt transitions 'a write pin does not keep a copy' $words 'if (word & kWritePinMask) return true;' ''
 hunt transitions 'the last pin takes the mark away and tells nobody' $words 'result.ring = !(next & (kReadPinMask | kWritePinMask)) && (word & kDefer);
@@ -66,7 +71,7 @@ hunt transitions 'a closed copy is taken for one that is closing' $words 'if (!p
 hunt transitions 'a recall says "unchanged" of bytes that the home may not have' $words ' || (word & kUnacked) ||' ' ||'
 hunt transitions 'a dropped copy may be the only one' $words '(kBusy | kPendMask | kUnacked | kReadPinMask | kWritePinMask)' '(kBusy | kPendMask | kReadPinMask | kWritePinMask)'
 hunt transitions 'returned does not look at the version' $words 'if (page.version.load() != version) return;' ''
-hunt transitions 'a handler opens during a transaction' $words '(entry & kDirectoryFlags)) return' '(entry & kLock)) return'
+hunt transitions 'a handler opens during a transaction' $words '(entry & kDirectoryFlags)) return HomeLock::kRefused;' '(entry & kLock)) return HomeLock::kRefused;'
 hunt transitions 'a transaction begins under the lock' $words 'if (word & (kLock | kHop)) {' 'if (word & kHop) {'
 hunt transitions 'a transaction begins twice' $words 'if (word & kTxn) return Begun::kRunning;' ''
 hunt transitions 'a thread is counted twice' $words 'if (!registered && (word & kUnresumedMask) != kUnresumedMask) registered = true;' ''

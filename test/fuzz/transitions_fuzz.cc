@@ -28,8 +28,9 @@ namespace {
 constexpr int kThreads = 4;
 
 enum Holder { kNobody, kThread, kHomeThread, kInstaller, kCloser, kFinisher, kLaneInstaller, kServer };
-// Who waits for a lane, and for what: a thread for its page, one for what it reads ahead, one of the home for its page.
-enum OnLane { kNone, kAsks, kAhead, kHops };
+// Who waits for a lane, and for what: a thread for its page, one for what it reads ahead, one of the home for its page, one of the home
+// for a copy to go.
+enum OnLane { kNone, kAsks, kAhead, kHops, kRetires };
 
 struct Thread {
   bool faulting = false;
@@ -58,6 +59,7 @@ struct World {
   bool home = false;
   bool transaction = false;
   OnLane lane = kNone;
+  uint32_t copy = 0;       // kRetires: whose
   bool voided = false;
   bool serving = false;  // the page server has LOCK
   uint32_t serve_access = kRead, serve_slot = 0;
@@ -96,7 +98,7 @@ void check(const World& w) {
   const uint64_t entry = w.directory.word.load();
   require(((entry & kTxn) != 0) == w.transaction, w, "one-transaction");
   require(((entry & kLock) != 0) == (w.holder == kHomeThread || w.serving), w, "one-lock");
-  require(((entry & kHop) != 0) == (w.lane == kHops), w, "one-hop");
+  require(((entry & kHop) != 0) == (w.lane == kHops || w.lane == kRetires), w, "one-hop");
   require(!((entry & kTxn) && (entry & (kLock | kHop))) && !((entry & kLock) && (entry & kHop)), w, "a home serves in one way at a time");
   require(((word & kPendMask) != 0 && (word & kLane) != 0) == (w.lane != kNone), w, "one-lane");
 }
@@ -148,6 +150,20 @@ void thread_step(World& w, int number, uint32_t access, bool lane) {
         return;
       }
       if (step == ServeStep::kRefusedAndRing) settle(w, {false, true});
+      const uint64_t copies = w.directory.copyset.load();
+      if (thread.access == kWrite && copies != 0) {
+        step_name = "begin_retire";
+        w.copy = static_cast<uint32_t>(__builtin_ctzll(copies));
+        const ServeStep retires = begin_retire(w.page, w.directory, w.copy, thread.registered);
+        if (retires == ServeStep::kLocked) {
+          w.lane = kRetires;
+          w.who = number;
+          w.voided = false;
+          w.retired_any = false;
+          return;
+        }
+        if (retires == ServeStep::kRefusedAndRing) settle(w, {false, true});
+      }
     }
     decision = fault(w.page, thread.access, false, thread.registered);
   }
@@ -205,6 +221,20 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       }
       return;
     case 1: {
+      if (w.lane == kRetires) {
+        step_name = "end_retire";
+        const uint64_t before = w.directory.copyset.load();
+        const uint32_t version = version_of(w.directory.word.load());
+        const Retired result = end_retire(w.page, w.directory, w.copy, 0, flag);
+        const uint64_t left = w.directory.copyset.load();
+        require(left == (before & ~slot_bit(w.copy)) && !(result.locked && left != 0), w, "a home is alone when the last copy is gone");
+        require((left == 0) == (version_of(w.directory.word.load()) != version), w, "with the last copy its version ends");
+        w.lane = kNone;
+        if (!result.locked) return settle(w, {result.after.page.wake, result.after.page.ring || result.after.ring});
+        w.holder = kHomeThread;
+        w.grant = kExclusive;
+        return;
+      }
       step_name = "begin_install on a lane";
       const uint32_t version = w.version - (argument >> 1) % 3;
       bool was_open = false;
@@ -228,7 +258,7 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       if (w.lane == kAhead) release_ahead(w.page, access, held_version, result);
       else claim_to_coordinator(w.page, access, held_version, result);
       settle(w, result);
-      if (w.lane == kHops && leave_hop(w.directory)) settle(w, {false, true});
+      if ((w.lane == kHops || w.lane == kRetires) && leave_hop(w.directory)) settle(w, {false, true});
       w.lane = kNone;
       return;
     }
@@ -256,6 +286,18 @@ void lane_step(World& w, uint8_t what, uint8_t argument) {
       return;
     }
     case 5:
+      if (argument & 0x80) {
+        step_name = "begin_lane_invalidate";
+        bool closes = false;
+        const uint64_t before = w.page.word.load();
+        if (!begin_lane_invalidate(w.page, w.now, closes)) return;
+        require((before & (kBusy | kPendMask | kUnacked)) == 0 && read_pins(before) == 0, w, "what is given up is nobody's to use, and no answer is under way");
+        if (!closes) return;
+        w.holder = kCloser;
+        w.close_keeps = false;
+        w.close_unacked = false;
+        return;
+      }
       step_name = "begin_lane_recall";
       if (!begin_lane_recall(w.page, w.page.version.load() - (argument >> 2) % 2, flag, w.now)) return;
       w.holder = kCloser;
