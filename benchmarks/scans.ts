@@ -10,6 +10,12 @@ export const STRIDE = 4;
 
 export type Pattern = 'sequential' | 'strided' | 'random' | number;
 
+/** Members that take what another one has written, with the home, which is member 0, among them or between them. */
+export const takers = [
+  { key: 'home', reader: 0, writer: 1, who: 'at the home, owned by another member' },
+  { key: 'third', reader: 1, writer: 2, who: 'owned by a third member' },
+] as const;
+
 /** The pages of a scan, in order. A number: runs of that many neighbours, the runs in an order without a pattern. */
 export function pagesOf(pattern: Pattern, pages: number): Uint32Array {
   if (pattern === 'sequential') return Uint32Array.from({ length: pages }, (_, i) => i);

@@ -18,11 +18,16 @@ export interface Settings {
 }
 
 const SAMPLES = 2000;
-/** Enough for the compilers of both processes to have done their work. */
+/** Enough for the compilers of both processes to have done their work, where a fault does not wake the coordinators. */
 const WARM_UP = 1000;
+/** Until V8 has compiled what a fault runs through in two coordinators, which takes longer than for any of the references. */
+export const COORDINATORS_WARM_UP = 6000;
 const QUICK_SAMPLES = 100;
 const QUICK_WARM_UP = 50;
 const MOST_SAMPLES = 20_000;
+
+/** Faults before those that count, where `least` are needed. */
+export const warmUpOf = ({ quick, warmUp }: Settings, least: number): number => (quick ? warmUp : Math.max(warmUp, least));
 
 function whole(least: number) {
   return (text: string): number => {

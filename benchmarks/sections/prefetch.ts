@@ -3,7 +3,7 @@ import { PAGE } from '../actions.js';
 import type { Bench, Section } from '../bench.js';
 import type { Party } from '../party.js';
 import { size, stream } from '../references/sockets.js';
-import { withCold } from '../scans.js';
+import { takers, withCold } from '../scans.js';
 import type { State } from '../state.js';
 
 const KIB = 1024;
@@ -52,15 +52,15 @@ async function measure(bench: Bench, party: Party, bytes: number): Promise<void>
 
 /** What another member has written to pages of the home: fetched by the home, and by a third. */
 async function measureOwned(bench: Bench, bytes: number): Promise<void> {
-  for (const [key, reader, writer, who] of [['home', 0, 1, 'at the home, owned by another member'], ['third', 1, 2, 'owned by a third member']] as const) {
-    const party = await bench.party({ members: 1 + Math.max(reader, writer) });
+  const party = await bench.party({ members: 3 });
+  for (const { key, reader, writer, who } of takers) {
     const taken: number[] = [];
     for (let round = 0; round <= (bench.settings.quick ? 1 : 5); round++) {
       bench.progress(`${who}, round ${round}`);
       const ns = await once(party, 'prefetch', bytes, reader, writer);
       if (round > 0) taken.push(ns);
     }
-    bench.add({ key: `prefetch-${key}`, what: `prefetch() of ${size(bytes)}, ${who}`, bytes }, taken);
+    bench.add({ key: `prefetch-${key}`, what: `prefetch() of ${size(bytes)}, ${who}`, bytes, processes: party.size }, taken);
   }
 }
 

@@ -4,21 +4,18 @@ import type { Bench, Meter, Section } from '../bench.js';
 import { faultMeter, takeAll } from '../faults.js';
 import type { Party } from '../party.js';
 import { references } from '../references/index.js';
+import { COORDINATORS_WARM_UP, warmUpOf } from '../settings.js';
 import { native } from '../../lib/native.js';
 
 const HOME_AND_READER = 2;
 const THIRD_TAG = 1000;
-/** Until V8 has compiled what a fault runs through in two coordinators, which takes longer than for any of the references. */
-const WARM_UP = 6000;
-
-const warmUpOf = ({ settings: { quick, warmUp } }: Bench): number => (quick ? warmUp : Math.max(warmUp, WARM_UP));
 
 /** Members: 0 the home, 1 the reader, 2 a third, 3 one that leaves. */
 async function reads(bench: Bench, lane: 'auto' | 'off'): Promise<Meter[]> {
   const path = lane === 'auto' ? '' : ', through the coordinators';
   const suffix = lane === 'auto' ? '' : '-off';
   const meter = async (key: string, what: string, party: Party, prepare?: (region: string, pages: number) => Promise<void>, tag?: number): Promise<Meter> =>
-    faultMeter(bench, party, { key: key + suffix, pages: bench.settings.samples + warmUpOf(bench), what: `cold remote read, ${what}${path}`, access: 'read', ...(prepare ? { prepare } : {}), ...(tag ? { tag } : {}) });
+    faultMeter(bench, party, { key: key + suffix, pages: bench.settings.samples + warmUpOf(bench.settings, COORDINATORS_WARM_UP), what: `cold remote read, ${what}${path}`, access: 'read', ...(prepare ? { prepare } : {}), ...(tag ? { tag } : {}) });
   const pair = await bench.party({ members: HOME_AND_READER, lane });
   const list = [await meter('read', 'owned by its home', pair)];
   const four = await bench.party({ members: 4, lane });
@@ -45,6 +42,6 @@ export const section: Section = {
   title: 'Cold remote read of one page',
   about: 'one page of 4 KiB, read by a member that has no copy; in the same blocks the references: raw zeromq.js, node:net, C sockets, ioredis',
   async run(bench) {
-    await bench.measure([...(await reads(bench, 'auto')), ...(await reads(bench, 'off')), ...(await references(bench, PAGE))], { warmUp: warmUpOf(bench) });
+    await bench.measure([...(await reads(bench, 'auto')), ...(await reads(bench, 'off')), ...(await references(bench, PAGE))], { warmUp: warmUpOf(bench.settings, COORDINATORS_WARM_UP) });
   },
 };

@@ -3,7 +3,7 @@ import { PAGE } from '../actions.js';
 import type { Bench, Section } from '../bench.js';
 import type { Party } from '../party.js';
 import { size, stream } from '../references/sockets.js';
-import { pagesOf, withCold, type Pattern } from '../scans.js';
+import { pagesOf, takers, withCold, type Pattern } from '../scans.js';
 
 interface Stats { pages: { in: number }; lanes: { ahead: number } }
 interface Kind { pattern: Pattern; access: 'read' | 'write'; what: string }
@@ -80,16 +80,36 @@ async function runs(bench: Bench, pages: number, times: number): Promise<void> {
 /** What another member has written to pages of the home, read by the home, and by a third. */
 async function owned(bench: Bench, pages: number, times: number): Promise<void> {
   const three = await bench.party({ members: 3 });
-  for (const [key, reader, writer, what] of [['owned-home', 0, 1, 'sequential read at the home, owned by another member'], ['owned-third', 1, 2, 'sequential read, owned by a third member']] as const) {
-    const taken: number[] = [];
-    for (let round = 0; round <= times; round++) {
-      bench.progress(`round ${round} of ${times}: ${what}`);
-      const region = `scan ${++scans}`;
-      const ns = await withCold(three, region, pages, () => three.call<number>(reader, 'scans#scan', { region, pages, pattern: 'sequential', access: 'read' }), writer);
-      if (round > 0) taken.push(ns);
-    }
-    bench.add({ key, what: `${what}, of ${size(pages * PAGE)}`, bytes: pages * PAGE, processes: three.size }, taken);
+  for (const { key, reader, writer, who } of takers) {
+    await rounds(bench, three, { key: `owned-${key}`, what: `sequential read, ${who}` }, pages, times, (region) => withCold(three, region, pages, () => sequential(three, reader, region, pages, 'read'), writer));
   }
+}
+
+/** The home writes again what another member has read: its copies have to go. */
+async function shared(bench: Bench, pages: number, times: number): Promise<void> {
+  for (const lane of ['auto', 'off'] as const) {
+    const pair = await bench.party({ members: 2, lane });
+    const suffix = lane === 'auto' ? '' : '-off';
+    const what = `sequential write at the home, of what another member has read${lane === 'auto' ? '' : ', through the coordinators'}`;
+    await rounds(bench, pair, { key: `shared-home${suffix}`, what }, pages, times, (region) => withCold(pair, region, pages, async () => {
+      await pair.call(1, 'actions#prefetch', { region, from: 0, count: pages, access: 'read' });
+      return sequential(pair, 0, region, pages, 'write');
+    }));
+  }
+}
+
+const sequential = (party: Party, member: number, region: string, pages: number, access: 'read' | 'write'): Promise<number> =>
+  party.call<number>(member, 'scans#scan', { region, pages, pattern: 'sequential', access });
+
+/** The first round only warms up. */
+async function rounds(bench: Bench, party: Party, row: { key: string; what: string }, pages: number, times: number, once: (region: string) => Promise<number>): Promise<void> {
+  const taken: number[] = [];
+  for (let round = 0; round <= times; round++) {
+    bench.progress(`round ${round} of ${times}: ${row.what}`);
+    const ns = await once(`scan ${++scans}`);
+    if (round > 0) taken.push(ns);
+  }
+  bench.add({ key: row.key, what: `${row.what}, of ${size(pages * PAGE)}`, bytes: pages * PAGE, processes: party.size }, taken);
 }
 
 export const section: Section = {
@@ -100,6 +120,7 @@ export const section: Section = {
     const { quick } = bench.settings;
     await patterns(bench, quick ? 256 : 4096, quick ? 2 : 10);
     await owned(bench, quick ? 256 : 4096, quick ? 2 : 10);
+    await shared(bench, quick ? 256 : 4096, quick ? 2 : 10);
     await runs(bench, quick ? 64 : 1024, quick ? 1 : 3);
   },
 };

@@ -4,6 +4,7 @@ import { HOME_TAG, prepareFaults, takeAll } from '../faults.js';
 import type { Bench, Section } from '../bench.js';
 import type { Party } from '../party.js';
 import { shuffled } from '../samples.js';
+import { COORDINATORS_WARM_UP, warmUpOf } from '../settings.js';
 import type { State } from '../state.js';
 import { stagesOf, type Access, type StampTuple } from '../stamps.js';
 
@@ -44,8 +45,8 @@ async function allStamps(party: Party): Promise<StampTuple[]> {
 
 interface Path { name: string; access: 'read' | 'write'; member?: number; prepare?(region: string, pages: number): Promise<void> }
 
-async function measure(bench: Bench, party: Party, { name, access, member = 1, prepare }: Path): Promise<void> {
-  const { samples, warmUp } = bench.settings;
+async function measure(bench: Bench, party: Party, { name, access, member = 1, prepare }: Path, warmUp: number): Promise<void> {
+  const { samples } = bench.settings;
   const pages = samples + warmUp;
   const region = `stages ${name}`;
   await prepareFaults(bench, party, { what: name, region, pages, member, ...(prepare ? { prepare } : {}) });
@@ -73,7 +74,8 @@ async function paths(bench: Bench, lane: 'auto' | 'off'): Promise<void> {
     { name: `read, third owns${suffix}`, access: 'read', prepare: own(2) },
     { name: `write, third has copy${suffix}`, access: 'write', prepare: (region, pages) => takeAll(party, 2, region, pages, 'read') },
   ];
-  for (const path of list) await measure(bench, party, path);
+  const warmUp = lane === 'auto' ? bench.settings.warmUp : warmUpOf(bench.settings, COORDINATORS_WARM_UP);
+  for (const path of list) await measure(bench, party, path, warmUp);
 }
 
 export const section: Section = {

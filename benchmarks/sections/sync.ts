@@ -3,6 +3,7 @@ import { PAGE } from '../actions.js';
 import type { Bench, Meter, Section } from '../bench.js';
 import type { Party } from '../party.js';
 import { zeromq } from '../references/zeromq.js';
+import { warmUpOf } from '../settings.js';
 import type { State } from '../state.js';
 
 const TIMEOUT_MS = 30_000;
@@ -160,7 +161,6 @@ export const section: Section = {
         meters.push(barrier(party, pages));
       }
     }
-    const { quick, samples, warmUp } = bench.settings;
-    await bench.measure(meters, { samples: Math.min(samples, 500), warmUp: quick ? Math.min(warmUp, 200) : Math.max(warmUp, WARM_UP) });
+    await bench.measure(meters, { samples: Math.min(bench.settings.samples, 500), warmUp: warmUpOf(bench.settings, WARM_UP) });
   },
 };
