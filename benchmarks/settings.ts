@@ -20,7 +20,7 @@ export interface Settings {
 const SAMPLES = 2000;
 /** Enough for the compilers of both processes to have done their work, where a fault does not wake the coordinators. */
 const WARM_UP = 1000;
-/** Until V8 has compiled what a fault runs through in two coordinators, which takes longer than for any of the references. */
+/** Until V8 has compiled what a fault, a lock or a barrier runs through in two coordinators, which takes longer than for any of the references. */
 export const COORDINATORS_WARM_UP = 6000;
 const QUICK_SAMPLES = 100;
 const QUICK_WARM_UP = 50;

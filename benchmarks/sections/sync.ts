@@ -3,14 +3,12 @@ import { PAGE } from '../actions.js';
 import type { Bench, Meter, Section } from '../bench.js';
 import type { Party } from '../party.js';
 import { zeromq } from '../references/zeromq.js';
-import { warmUpOf } from '../settings.js';
+import { COORDINATORS_WARM_UP, warmUpOf } from '../settings.js';
 import type { State } from '../state.js';
 
 const TIMEOUT_MS = 30_000;
 const FEW = 10;
 const MANY = 16_384;
-/** Rounds before those that count: each passes through the coordinators' JavaScript, which is compiled as it runs. */
-const WARM_UP = 2_000;
 
 /** ns of the machine's clock, which all processes share: there are enough bits for a month of it. */
 const now = (): number => Number(process.hrtime.bigint());
@@ -161,6 +159,6 @@ export const section: Section = {
         meters.push(barrier(party, pages));
       }
     }
-    await bench.measure(meters, { samples: Math.min(bench.settings.samples, 500), warmUp: warmUpOf(bench.settings, WARM_UP) });
+    await bench.measure(meters, { samples: Math.min(bench.settings.samples, 500), warmUp: warmUpOf(bench.settings, COORDINATORS_WARM_UP) });
   },
 };
